@@ -1,0 +1,1 @@
+"""Agreement on blocks: pure state machines that take inputs and return effects."""

@@ -1,0 +1,1 @@
+"""The stages of the node, one file each, run by pipeline.stage."""

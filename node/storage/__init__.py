@@ -1,0 +1,1 @@
+"""What is durable: the chain store (RocksDB) and the append-only block files."""

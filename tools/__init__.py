@@ -1,0 +1,1 @@
+"""What people run against a node: load generator and benchmarks."""
