@@ -1,0 +1,40 @@
+# make demo   sets everything up in .venv, runs a node under load for 15 seconds, and says what happened
+# make test   sets everything up in .venv, then style, types and all tests
+# make clean  takes away what the others made
+#
+# Needs Python 3.11 or newer with pip, and make. The first run installs, later ones start at once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := dev$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)avx512)
+comma := ,
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test install clean
+
+demo: $(STAMP)
+	@$(BIN)/python -m tools.demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+install: $(STAMP)
+
+# Debian's python3 can lack ensurepip; then the pip outside installs into the environment.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $(PYTHON) is older than Python 3.11; install 3.11 or give PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing into $(VENV) (once; takes a minute)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --without-pip --clear $(VENV)
+	@if $(BIN)/python -c 'import pip' 2>/dev/null; then pip="$(BIN)/python -m pip"; \
+	  else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+	  $$pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find pipeline node tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

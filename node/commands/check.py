@@ -1,0 +1,189 @@
+"""``timed check``: what is right and what is wrong with a data directory, one line each.
+
+Reads everything that a node would read at its start, changes nothing, and goes on after a failure
+with whatever does not depend on it. With ``--replay`` the chain is judged again from its first
+block by the plain reference (``node.ledger``), and its outputs are compared with the store's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from typing import TypeVar
+
+from node import datadir
+from node.block import block_id
+from node.commands import preflight
+from node.commands.addresses import check_addresses
+from node.commands.loading import load_config, load_genesis
+from node.config import Config
+from node.datadir import Layout
+from node.errors import CheckFailed
+from node.genesis import Genesis, GenesisError, genesis_id, read_allocations, salt_of
+from node.ledger import replay
+from node.settings import NodeSettings, resolve
+from node.storage.blockfile import BlockFiles
+from node.storage.chain import ChainStore, output_set_digest
+from node.storage.errors import DAMAGED_REMEDY, StoreDamaged
+from node.wiring import wire
+from pipeline.errors import OperatorError
+
+T = TypeVar("T")
+
+
+def check(where: Layout, replaying: bool) -> None:
+    """Print one line per check; raises ``CheckFailed`` at the end if one of them failed."""
+    report = _Report()
+    marked_id = report.line(
+        "data directory", lambda: datadir.check(where), lambda _: str(where.root)
+    )
+    if marked_id is None:
+        report.conclude()
+        return
+    with datadir.locked(where):
+        report.line("space", lambda: datadir.check_writable(where), lambda _: "writable, with room")
+        genesis = report.line(
+            "genesis",
+            lambda: load_genesis(where, marked_id),
+            lambda found: f"{found.chain} {marked_id.hex()}",
+        )
+        if genesis is not None:
+            _check_chain(where, genesis, report, replaying)
+    report.conclude()
+
+
+class _Report:
+    """Prints the lines and remembers what failed."""
+
+    def __init__(self) -> None:
+        self._failed: list[OperatorError] = []
+
+    def line(self, name: str, examine: Callable[[], T], tell: Callable[[T], str]) -> T | None:
+        """One check; None if it failed."""
+        try:
+            found = examine()
+            told = tell(found)
+        except (OperatorError, GenesisError) as error:
+            print(f"bad  {name:<15} {error.message}", flush=True)
+            self._failed.append(error)
+            return None
+        print(f"ok   {name:<15} {told}", flush=True)
+        return found
+
+    def conclude(self) -> None:
+        if len(self._failed) == 1:
+            raise self._failed[0]
+        if self._failed:
+            raise CheckFailed(
+                f"{len(self._failed)} checks failed, the first of them: {self._failed[0].message}",
+                "put right what the lines above say",
+            )
+
+
+def _check_chain(where: Layout, genesis: Genesis, report: _Report, replaying: bool) -> None:
+    report.line(
+        "allocations",
+        lambda: read_allocations(where.allocations, genesis),
+        lambda data: f"{genesis.allocations.count:,} outputs, {len(data) // 1000:,} kB",
+    )
+    config = report.line(
+        "configuration", lambda: load_config(where, genesis), lambda _: str(where.config)
+    )
+    if config is not None:
+        settings = resolve(config, genesis, where, terminal=False)
+        _check_parts(config, settings, report)
+    _check_store(where, genesis, report, replaying)
+
+
+def _check_parts(config: Config, settings: NodeSettings, report: _Report) -> None:
+    report.line("validator key", lambda: preflight.check_key(settings), str)
+    backend = report.line(
+        "verification",
+        lambda: preflight.examine(settings),
+        lambda found: (
+            f"{found.backend}, {found.per_second:,} signatures a second and core"
+            + (f" ({found.advice})" if found.advice else "")
+        ),
+    )
+    if backend is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        report.line(
+            "pipeline",
+            lambda: wire(config, backend.backend, cores),
+            lambda found: (
+                ", ".join(
+                    f"{stage.name} x{stage.count}" if stage.count > 1 else stage.name
+                    for stage in found.stages
+                )
+                + f" on {len(cores)} cores"
+            ),
+        )
+    network = config.network
+    report.line(
+        "addresses",
+        lambda: check_addresses(network.listen, network.notify),
+        lambda _: f"{network.listen} {network.notify}",
+    )
+
+
+def _check_store(where: Layout, genesis: Genesis, report: _Report, replaying: bool) -> None:
+    store = report.line(
+        "store",
+        lambda: ChainStore(where.store, genesis_id(genesis), cache_mb=64, write_buffer_mb=8),
+        lambda found: f"height {found.tip.height:,}, block {found.tip.block_id.hex()}",
+    )
+    if store is None:
+        return
+    with closing(store):
+        blocks = report.line(
+            "block files",
+            lambda: _scan(where, genesis, store),
+            lambda found: f"{found:,} blocks, checksums and order are right",
+        )
+        if replaying and blocks is not None:
+            report.line(
+                "replay",
+                lambda: _replay(where, genesis, store),
+                lambda found: f"{found:,} outputs, the same as in the store",
+            )
+
+
+def _scan(where: Layout, genesis: Genesis, store: ChainStore) -> int:
+    """Read every committed body; each must be the block that the store names at its height."""
+    identity = genesis_id(genesis)
+    salt = salt_of(identity)
+    height = 0
+    with closing(BlockFiles(where.blocks, identity)) as files:
+        for location, header in files.scan(store.tip.location) if store.tip.height else ():
+            height += 1
+            if (
+                header.height != height
+                or store.block_location(height) != location
+                or store.block_id(height) != block_id(header.encode(), salt)
+            ):
+                raise StoreDamaged(
+                    f"{files.path(location.file)} holds another block at {location.offset} than "
+                    f"{where.store} names for height {height}",
+                    DAMAGED_REMEDY,
+                )
+    if height != store.tip.height:
+        raise StoreDamaged(
+            f"{where.blocks} ends at height {height} and {where.store} at {store.tip.height}",
+            DAMAGED_REMEDY,
+        )
+    return height
+
+
+def _replay(where: Layout, genesis: Genesis, store: ChainStore) -> int:
+    allocations = read_allocations(where.allocations, genesis)
+    with closing(BlockFiles(where.blocks, genesis_id(genesis))) as files:
+        heights = range(1, store.tip.height + 1)
+        outputs = replay(
+            genesis, allocations, (files.read(store.block_location(height)) for height in heights)
+        )
+    if output_set_digest(sorted(outputs.items())) != store.output_set_digest():
+        raise StoreDamaged(
+            f"the outputs in {where.store} are not those that the blocks lead to", DAMAGED_REMEDY
+        )
+    return len(outputs)

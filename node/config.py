@@ -1,0 +1,414 @@
+"""config.toml: every key declared once, read strictly, explained in the example that ``timed
+init`` writes.
+
+Text comes from the data directory's config.toml and leaves as a frozen ``Config``. The declaration
+below (type, bounds, default, description) is the only one: the parser, the error messages and the
+commented example are all derived from it, so they cannot drift apart. Nothing here touches a file
+or a socket. A wrong configuration never gets past this module: it ends as a ``ConfigError``, one
+line that names the file, the key and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from node.errors import ConfigError
+
+MAX_CONFIG_BYTES: Final = 64 * 1024
+"""A config.toml above this is not one: the commented example has a tenth of it."""
+
+RPC_PORTS: Final[Mapping[str, int]] = {"main": 24101, "test": 24201, "dev": 24301}
+"""Network name -> RPC port; ingest listens on the port after it, notifications on the next."""
+
+Endpoint = Annotated[
+    str, Meta(pattern=r"^tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+|\*):[0-9]{1,5}$")
+]
+"""A ZeroMQ endpoint, tcp://ADDRESS:PORT; the port's range is checked by ``port_of``."""
+
+
+class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Addresses that clients connect to."""
+
+    listen: Annotated[
+        Endpoint,
+        Meta(
+            description="Where clients send transactions (ZeroMQ ROUTER). Whoever reaches this "
+            "address may submit, so keep it on loopback or inside a trusted network."
+        ),
+    ]
+    notify: Annotated[
+        Endpoint,
+        Meta(description="Where new blocks are announced (ZeroMQ PUB), once they are final."),
+    ]
+
+
+class VerifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Signature verification."""
+
+    backend: Annotated[
+        Literal["auto", "avx512", "nacl"],
+        Meta(
+            description="auto takes avx512 where processor and packages allow it, else nacl. Both "
+            "give the same verdicts; avx512 is about six times as fast."
+        ),
+    ] = "auto"
+    workers: Annotated[
+        int, Meta(ge=0, le=64, description="Verifier processes; 0 chooses from the cores.")
+    ] = 0
+
+
+class MempoolSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this node holds and relays. Policy only: never part of what makes a block valid."""
+
+    max_transactions: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Transactions waiting for a block, at most.")
+    ] = 100_000
+    max_mb: Annotated[
+        int, Meta(ge=1, le=65_536, description="Their bytes together, in MB (10^6 bytes).")
+    ] = 64
+    relay_fee_per_kb: Annotated[
+        int,
+        Meta(ge=0, le=10**11, description="Lowest fee accepted, in units per 1,000 bytes."),
+    ] = 1_000
+    max_ancestors: Annotated[
+        int,
+        Meta(ge=1, le=1_000, description="Longest line of unconfirmed ancestors of a transaction."),
+    ] = 25
+    replacement_increment: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10**12,
+            description="Units of fee that a replacement pays above all that it replaces.",
+        ),
+    ] = 1_000
+    expiry_s: Annotated[
+        int,
+        Meta(
+            ge=1, le=31_536_000, description="Seconds after which a waiting transaction is dropped."
+        ),
+    ] = 259_200
+    max_orphans: Annotated[
+        int,
+        Meta(
+            ge=0, le=1_000_000, description="Transactions held until their parent arrives, at most."
+        ),
+    ] = 10_000
+    max_orphan_mb: Annotated[
+        int, Meta(ge=1, le=4_096, description="Their bytes together, in MB (10^6 bytes).")
+    ] = 8
+
+
+class BlockSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When blocks are made."""
+
+    pace_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=60_000,
+            description="Milliseconds from one block to the next while transactions wait.",
+        ),
+    ] = 200
+    empty_pace_s: Annotated[
+        int,
+        Meta(ge=1, le=86_400, description="Seconds after which an empty block is made."),
+    ] = 60
+
+
+class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Memory of the database."""
+
+    cache_mb: Annotated[
+        int, Meta(ge=8, le=1_048_576, description="Read cache of the database, in MB.")
+    ] = 64
+    write_buffer_mb: Annotated[
+        int, Meta(ge=4, le=65_536, description="Write buffers of the database, in MB.")
+    ] = 32
+
+
+class PipelineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Processes and the memory between them."""
+
+    cores: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=1_000,
+            description="auto places processes when there are cores enough, off leaves them to the "
+            'kernel, and a map such as "net=0,verify=1-3,consensus=0" decides.',
+        ),
+    ] = "auto"
+    trays: Annotated[
+        int,
+        Meta(
+            ge=8,
+            le=4_096,
+            description="Trays that circulate between the stages; each takes about 0.4 MB, and "
+            "0.3 MB more for every verifier after the first.",
+        ),
+    ] = 64
+    fuse: Annotated[
+        tuple[Literal["net", "verify", "consensus"], ...],
+        Meta(
+            max_length=3,
+            description='Stages that share one process. ["net", "verify"] shows what happens when '
+            "signatures are verified where the sockets are; leave it empty otherwise.",
+        ),
+    ] = ()
+    rss_limit_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_048_576,
+            description="Resident memory at which a process is restarted, in MB; 0 is no limit.",
+        ),
+    ] = 0
+
+
+class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the node writes to standard error, one event a line."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="The least important kind of event that is written."),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "human", "json"],
+        Meta(description="auto writes for people on a terminal and JSON elsewhere."),
+    ] = "auto"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of config.toml, one field a section."""
+
+    network: NetworkSection
+    verify: VerifySection
+    mempool: MempoolSection
+    block: BlockSection
+    store: StoreSection
+    pipeline: PipelineSection
+    log: LogSection
+
+
+def network_of(chain: str) -> str:
+    """The network (a key of ``RPC_PORTS``) of a chain's genesis name; private chains count as
+    dev.
+    """
+    return chain if chain in RPC_PORTS else "dev"
+
+
+def defaults(network: str) -> Config:
+    """The configuration of a node of ``network`` (a key of ``RPC_PORTS``) whose config.toml is
+    empty.
+    """
+    rpc_port = RPC_PORTS[network]
+    return Config(
+        network=NetworkSection(
+            listen=f"tcp://127.0.0.1:{rpc_port + 1}", notify=f"tcp://127.0.0.1:{rpc_port + 2}"
+        ),
+        verify=VerifySection(),
+        mempool=MempoolSection(),
+        block=BlockSection(),
+        store=StoreSection(),
+        pipeline=PipelineSection(),
+        log=LogSection(),
+    )
+
+
+def keys() -> Iterator[tuple[str, str]]:
+    """Every (section, key) that config.toml may hold, in the order of the declaration."""
+    for section, struct in _SECTIONS.items():
+        for field in struct.__struct_fields__:
+            yield section, field
+
+
+def port_of(endpoint: str) -> int:
+    """The port of a tcp:// endpoint."""
+    return int(endpoint.rpartition(":")[2])
+
+
+def parse(text: bytes, path: str, network: str) -> Config:
+    """Read config.toml strictly; what it leaves out has the default of ``network``.
+
+    ``path`` is only named in errors. Raises ``ConfigError`` for invalid TOML, an unknown section
+    or key, a value of the wrong type or out of range, and combinations that cannot work.
+    """
+    document = _load(text, path)
+    merged = msgspec.to_builtins(defaults(network))
+    for section, table in document.items():
+        if section not in _SECTIONS:
+            raise _unknown_section(section, table, path)
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{section} in {path} is not a section",
+                f"write a line [{section}] and its keys below it",
+            )
+        for key, value in table.items():
+            if key not in _TYPES[section]:
+                raise _unknown_key(section, key, path)
+            _check_value(section, key, value, path)
+            merged[section][key] = value
+    config = msgspec.convert(merged, Config, strict=True)
+    _check_together(config, path)
+    return config
+
+
+def example(network: str) -> str:
+    """A config.toml in which every key is explained and commented out at its default."""
+    values = msgspec.to_builtins(defaults(network))
+    lines = [
+        "# Configuration of timed. Every key is shown with its default: remove the # before a key",
+        "# to change it, then restart the node. timed check says what is wrong with this file.",
+    ]
+    for section, struct in _SECTIONS.items():
+        lines += ["", f"# {(struct.__doc__ or '').strip()}", f"[{section}]"]
+        for key in struct.__struct_fields__:
+            about = f"{_meta(section, key, 'description')} Takes {_expected(section, key)}."
+            lines += ["", *textwrap.wrap(about, 96, initial_indent="# ", subsequent_indent="# ")]
+            lines.append(f"#{key} = {_toml(values[section][key])}")
+    return "\n".join(lines) + "\n"
+
+
+def _load(text: bytes, path: str) -> dict[str, Any]:
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{path} has {len(text):,} bytes, more than {MAX_CONFIG_BYTES:,}",
+            "keep only the keys that you change",
+        )
+    try:
+        return tomllib.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path} line {line} is not UTF-8 text", "save the file as UTF-8"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(
+            r"(.*) \(at (line \d+, column \d+|end of document)\)", str(error), re.S
+        )
+        what, where = found.groups() if found else (str(error), "an unknown place")
+        raise ConfigError(
+            f"{path} is not valid TOML at {where}: {what[:1].lower()}{what[1:]}",
+            'correct that line (keys are written as name = value, text in "quotes")',
+        ) from None
+
+
+def _unknown_section(section: str, table: object, path: str) -> ConfigError:
+    if not isinstance(table, dict):
+        homes = [home for home, key in keys() if key == section]
+        if homes:
+            return ConfigError(
+                f"key {section!r} in {path} stands outside of a section",
+                f"move it below a line [{homes[0]}]",
+            )
+        return ConfigError(
+            f"unknown key {section!r} in {path}", _instead(section, [k for _, k in keys()])
+        )
+    return ConfigError(f"unknown section [{section}] in {path}", _instead(section, list(_SECTIONS)))
+
+
+def _unknown_key(section: str, key: str, path: str) -> ConfigError:
+    homes = [home for home, name in keys() if name == key]
+    remedy = f"move it to [{homes[0]}]" if homes else _instead(key, list(_TYPES[section]))
+    return ConfigError(f"unknown key {key!r} in section [{section}] of {path}", remedy)
+
+
+def _instead(given: str, valid: list[str]) -> str:
+    nearest = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    if nearest:
+        return f"did you mean {nearest[0]!r}? Correct it or remove it"
+    return f"remove it (valid here: {', '.join(valid)})"
+
+
+def _check_value(section: str, key: str, value: object, path: str) -> None:
+    try:
+        msgspec.convert(value, _TYPES[section][key], strict=True)
+    except msgspec.ValidationError:
+        raise _wrong_value(section, key, value, path) from None
+    if section == "network" and not 1 <= port_of(str(value)) <= 65_535:
+        raise _wrong_value(section, key, value, path)
+
+
+def _wrong_value(section: str, key: str, value: object, path: str) -> ConfigError:
+    shown = json.dumps(value, default=str)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return ConfigError(
+        f"{key} = {shown} in section [{section}] of {path} is not valid",
+        f"write {_expected(section, key)}",
+    )
+
+
+def _check_together(config: Config, path: str) -> None:
+    if config.network.listen == config.network.notify:
+        raise ConfigError(
+            f"listen and notify in section [network] of {path} are both {config.network.listen}",
+            "give them different ports",
+        )
+    if config.block.pace_ms > config.block.empty_pace_s * 1_000:
+        raise ConfigError(
+            f"pace_ms = {config.block.pace_ms} in section [block] of {path} is longer than "
+            f"empty_pace_s = {config.block.empty_pace_s}",
+            "make pace_ms smaller or empty_pace_s greater",
+        )
+    fuse = config.pipeline.fuse
+    if len(set(fuse)) != len(fuse) or len(fuse) == 1:
+        raise ConfigError(
+            f"fuse in section [pipeline] of {path} does not name two different stages",
+            'write for example ["net", "verify"], or [] for a process each',
+        )
+    if "verify" in fuse and config.verify.workers > 1:
+        raise ConfigError(
+            f"fuse in section [pipeline] of {path} puts verify into one process, but "
+            f"workers = {config.verify.workers} in section [verify]",
+            "set workers to 0 or 1, or take verify out of fuse",
+        )
+
+
+def _expected(section: str, key: str) -> str:
+    """What a key takes, as a phrase whose parts can be pasted as TOML: "an integer from 0 to
+    64".
+    """
+    hint = _TYPES[section][key]
+    bare = get_args(hint)[0]
+    if bare is int:
+        return f"an integer from {_meta(section, key, 'ge'):_} to {_meta(section, key, 'le'):_}"
+    if get_origin(bare) is Literal:
+        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(bare))
+    if get_origin(bare) is tuple:
+        choices = get_args(get_args(bare)[0])
+        return "a list of any of " + ", ".join(f'"{choice}"' for choice in choices)
+    if section == "network":
+        return '"tcp://ADDRESS:PORT" with a port from 1 to 65535'
+    return '"auto", "off" or a map such as "net=0,verify=1-3,consensus=0"'
+
+
+def _meta(section: str, key: str, attribute: str) -> Any:
+    for part in get_args(_TYPES[section][key])[1:]:
+        if isinstance(part, Meta) and getattr(part, attribute) is not None:
+            return getattr(part, attribute)
+    raise AssertionError(f"{section}.{key} is declared without {attribute}")
+
+
+def _toml(value: object) -> str:
+    """A default as TOML; JSON's form of our types (text, integers, lists of text) is also
+    TOML's.
+    """
+    return json.dumps(value)
+
+
+_SECTIONS: Final[dict[str, type[msgspec.Struct]]] = get_type_hints(Config)
+_TYPES: Final[dict[str, dict[str, Any]]] = {
+    section: get_type_hints(struct, include_extras=True) for section, struct in _SECTIONS.items()
+}
+for _section, _key in keys():
+    assert _meta(_section, _key, "description").endswith(".")

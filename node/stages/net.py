@@ -1,0 +1,303 @@
+"""The stage that owns the sockets to the outside, and holds no cryptography at all.
+
+Transactions come from clients over ingest (ZeroMQ ROUTER; a client is a DEALER), go into trays, and
+come back with one verdict each, which answers the client. This stage reads of a transaction nothing
+but its count of witnesses, to bound a tray by signatures. It imports neither PyNaCl nor Intel's
+library; a test looks for their files among the mappings of the running process.
+
+It owns the ingest socket and the input segment. Clients that flood get their share of the trays
+(`pipeline.fair`); when no tray is free the socket is not read, and TCP pushes back. A client that
+does not read its answers is dropped. What kills it: nothing that a client sends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+import zmq
+from pipeline.child import StageContext
+from pipeline.fair import FairQueue
+
+from node.errors import ListenError
+from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, TX_HEADER_BYTES
+from node.settings import NodeSettings
+from node.verdict import Verdict
+from pipeline.control import PeerDied
+from pipeline.custody import TrayState
+from pipeline.intake import Intake
+from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
+from pipeline.stage import Input, Stage
+from pipeline.tray import U32
+
+BURST_MESSAGES = 16  # client messages read in one turn, before answers go out again
+MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
+MAX_CLIENTS = 4096  # with unanswered requests at once
+REQUEST_ID_BYTES = 8
+CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client that does not read
+WITNESS_COUNT_AT = 3  # offset of the count in the header
+QUEUE_MAX_WEIGHT = 32_768  # signatures queued for trays, all clients together
+QUEUE_WEIGHT_BYTES = 256  # so many bytes weigh as much as a signature: bounds the queue's memory
+DROPPED_FORGET_TURNS = 40  # housekeeping turns (10 s) for which a dropped client is not heard
+
+METRICS = MetricSet.of(
+    STAGE_METRICS,
+    MetricSet(
+        "net",
+        (
+            Metric("requests", Kind.COUNTER, "messages", "Ingest messages read"),
+            Metric("request_bytes", Kind.COUNTER, "bytes", "Transaction bytes read"),
+            Metric("clients_dropped", Kind.COUNTER, "clients", "Clients dropped: did not read"),
+            Metric("answers_lost", Kind.COUNTER, "messages", "Answers to clients that are gone"),
+            Metric("trays_redispatched", Kind.COUNTER, "trays", "Trays dispatched again"),
+            Metric("trays_split", Kind.COUNTER, "trays", "Trays split to find what kills"),
+            Metric("items_quarantined", Kind.COUNTER, "items", "Transactions that kill verifiers"),
+            Metric("queue_weight", Kind.GAUGE, "signatures", "Queued for trays"),
+            *(
+                Metric(f"trays_{state.name.lower()}", Kind.GAUGE, "trays", f"Trays {state.name}")
+                for state in TrayState
+            ),
+            *(
+                Metric(f"verdict_{verdict.name.lower()}", Kind.COUNTER, "items", "Answered so")
+                for verdict in Verdict
+            ),
+        ),
+    ),
+)
+
+
+def build(context: StageContext) -> Stage:
+    """Make the stage; called once in its process."""
+    return NetStage(context)
+
+
+@dataclass(slots=True)
+class _Client:
+    """A client with unanswered requests."""
+
+    unanswered: int = 0
+
+
+class _Request:
+    """One ingest message on its way; collects the verdicts of its transactions."""
+
+    __slots__ = ("_codes", "_missing", "_stage", "client", "id")
+
+    def __init__(self, stage: NetStage, client: bytes, id_: bytes, items: int) -> None:
+        self._stage = stage
+        self.client = client
+        self.id = id_
+        self._codes: bytearray | None = None
+        self._missing = items
+
+    def answer(self, first: int, codes: bytes) -> None:
+        """Take the verdicts of some transactions; the last one sends the answer."""
+        if self._codes is None:
+            if len(codes) == self._missing:
+                self._stage.answered(self, codes)
+                return
+            self._codes = bytearray(self._missing)
+        self._codes[first : first + len(codes)] = codes
+        self._missing -= len(codes)
+        if self._missing == 0:
+            self._stage.answered(self, bytes(self._codes))
+
+
+class NetStage(Stage):
+    """Ingest on one side, trays on the other."""
+
+    def __init__(self, context: StageContext) -> None:
+        settings = context.settings
+        assert isinstance(settings, NodeSettings)
+        self.metrics = MetricWriter(context.metrics.view, METRICS, incarnation=context.incarnation)
+        self._log = structlog.get_logger("net")
+        self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ingest = _bind_ingest(self._sockets, settings.ingest_address)
+        self._queue: FairQueue = FairQueue(QUEUE_MAX_WEIGHT, QUEUE_MAX_WEIGHT)
+        self._intake = Intake(
+            context,
+            self._sockets,
+            self._queue,
+            worker_stage="verify",
+            quarantine_code=Verdict.QUARANTINED,
+            on_quarantine=self._quarantined,
+        )
+        self.inputs = (*self._intake.inputs, Input(self._ingest, self._handle_ingest, bulk=True))
+        self._clients: dict[bytes, _Client] = {}
+        self._dropped: dict[bytes, int] = {}  # client -> housekeeping turns until it is heard again
+        self._stopping = False
+        writer = self.metrics
+        self._verdict_counters = {int(v): writer[f"verdict_{v.name.lower()}"] for v in Verdict}
+        self._tray_gauges = {state: writer[f"trays_{state.name.lower()}"] for state in TrayState}
+        self._requests = writer["requests"]
+        self._request_bytes = writer["request_bytes"]
+        self._items_in = writer["items_in"]
+        self._items_out = writer["items_out"]
+
+    # -- the loop's calls ------------------------------------------------------------------------
+
+    def accepts_bulk(self) -> bool:
+        """Read clients only while there is room for what they send."""
+        return self._intake.accepts_bulk
+
+    def after_inputs(self, now_ns: int) -> None:
+        """Fill trays and dispatch them."""
+        self._intake.pump()
+
+    def peer_died(self, message: PeerDied) -> None:
+        """Dispatch a dead verifier's trays again."""
+        self._intake.peer_died(message)
+
+    def housekeeping(self, now_ns: int) -> None:
+        """Publish the gauges and forget dropped clients in time."""
+        writer = self.metrics
+        intake = self._intake
+        for state, count in intake.tray_states().items():
+            writer.set(self._tray_gauges[state], count)
+        writer.set(writer["queue_weight"], self._queue.pending_weight)
+        writer.set(writer["trays_redispatched"], intake.trays_redispatched)
+        writer.set(writer["trays_split"], intake.trays_split)
+        writer.set(writer["items_quarantined"], intake.items_quarantined)
+        for client in list(self._dropped):
+            self._dropped[client] -= 1
+            if self._dropped[client] <= 0:
+                del self._dropped[client]
+
+    def stop(self) -> None:
+        """Read no more; what is in trays is still answered."""
+        self._stopping = True
+
+    def finished(self) -> bool:
+        """Whether every transaction that was read is answered."""
+        return self._intake.idle
+
+    def close(self) -> None:
+        """Close the sockets; answers under way are delivered."""
+        self._intake.close()
+        self._ingest.close()
+        self._sockets.term()
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    def _handle_ingest(self) -> int:
+        handled = 0
+        for _ in range(BURST_MESSAGES):
+            if not self._intake.accepts_bulk:
+                break
+            try:
+                frames = self._ingest.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            handled += 1
+            self._take(frames)
+        self.metrics.add(self._requests, handled)
+        return handled
+
+    def _take(self, frames: list[bytes]) -> None:
+        """One client message: [client][request id][lengths u16 × n][transactions]."""
+        client = frames[0]
+        if client in self._dropped:
+            return
+        id_ = frames[1] if len(frames) > 1 else b""
+        if len(frames) != 4 or len(id_) != REQUEST_ID_BYTES:
+            self._refuse(client, id_[:REQUEST_ID_BYTES], Verdict.BAD_REQUEST)
+            return
+        payload = frames[3]
+        n_items, odd = divmod(len(frames[2]), 2)
+        if n_items > INGEST_MAX_TRANSACTIONS or len(payload) > INGEST_MAX_BYTES:
+            self._refuse(client, id_, Verdict.TOO_LARGE)
+            return
+        lengths = np.frombuffer(frames[2][: 2 * n_items], np.uint16).astype(np.uint32)
+        if odd or n_items == 0 or int(lengths.sum()) != len(payload):
+            self._refuse(client, id_, Verdict.BAD_REQUEST)
+            return
+        account = self._clients.get(client)
+        if account is None:
+            if len(self._clients) >= MAX_CLIENTS:
+                self._refuse(client, id_, Verdict.BUSY)
+                return
+            account = self._clients[client] = _Client()
+        weights = _witness_counts(payload, lengths)
+        request = _Request(self, client, id_, n_items)
+        if account.unanswered >= MAX_UNANSWERED or not self._intake.offer(
+            client, request, memoryview(payload), lengths, weights
+        ):
+            self._refuse(client, id_, Verdict.BUSY)
+            return
+        account.unanswered += 1
+        self.metrics.add(self._items_in, n_items)
+        self.metrics.add(self._request_bytes, len(payload))
+
+    def answered(self, request: _Request, codes: bytes) -> None:
+        """All verdicts of a request are there: send them."""
+        account = self._clients.get(request.client)
+        if account is not None:
+            account.unanswered -= 1
+            if account.unanswered == 0:
+                del self._clients[request.client]
+        self.metrics.add(self._items_out, len(codes))
+        self._count(codes)
+        self._send(request.client, request.id, codes)
+
+    def _refuse(self, client: bytes, id_: bytes, verdict: Verdict) -> None:
+        """Answer a request as a whole, with one byte."""
+        self.metrics.add(self._verdict_counters[verdict], 1)
+        self._send(client, id_, bytes([verdict]))
+
+    def _count(self, codes: bytes) -> None:
+        counters = self._verdict_counters
+        rest = len(codes)
+        for code in (0, *sorted(set(codes) - {0})):
+            count = codes.count(code)
+            self.metrics.add(counters[code], count)
+            rest -= count
+        assert rest == 0
+
+    def _send(self, client: bytes, id_: bytes, codes: bytes) -> None:
+        if client in self._dropped:
+            return
+        try:
+            self._ingest.send_multipart((client, id_, codes), zmq.NOBLOCK)
+        except zmq.Again:
+            self._dropped[client] = DROPPED_FORGET_TURNS
+            self.metrics.add(self.metrics["clients_dropped"], 1)
+            self._log.warning("client_dropped", reason="it does not read its answers")
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.metrics.add(self.metrics["answers_lost"], 1)
+
+    def _quarantined(self, item: bytes) -> None:
+        self._log.error("transaction_quarantined", size=len(item), item=item.hex())
+
+
+def _witness_counts(payload: bytes, lengths: U32) -> U32:
+    """The number of signatures that each transaction claims, at least 1: u32[n]."""
+    if len(lengths) == 1:
+        claimed = payload[WITNESS_COUNT_AT] if len(payload) >= TX_HEADER_BYTES else 1
+        return np.array([max(1, claimed, len(payload) // QUEUE_WEIGHT_BYTES)], np.uint32)
+    starts = np.cumsum(lengths, dtype=np.uint32) - lengths
+    at = np.minimum(starts + np.uint32(WITNESS_COUNT_AT), np.uint32(max(0, len(payload) - 1)))
+    if not payload:
+        return np.ones(len(lengths), np.uint32)
+    counts = np.frombuffer(payload, np.uint8)[at].astype(np.uint32)
+    return np.maximum(np.maximum(counts, 1), lengths // np.uint32(QUEUE_WEIGHT_BYTES))
+
+
+def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = sockets.socket(zmq.ROUTER)
+    socket.linger = 200
+    socket.router_mandatory = 1
+    socket.maxmsgsize = INGEST_MAX_BYTES
+    socket.rcvhwm = BURST_MESSAGES
+    socket.sndhwm = CLIENT_QUEUE_MESSAGES
+    socket.backlog = 1024
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise ListenError(
+            f"cannot listen for transactions on {address} ({error.strerror})",
+            "stop what uses the port, or set network.listen in config.toml",
+        ) from error
+    return socket

@@ -1,0 +1,617 @@
+"""The chain store: which outputs are unspent, where transactions and blocks lie, and the tip.
+
+One RocksDB that the consensus stage alone opens. A committed block arrives with the location of
+its body in the block files; everything that it changes goes into one synced write batch, so the
+store is always exactly at some height, whatever kills the process. Bodies are never read here.
+Queries come from the mempool (`get_outputs`, `find_transaction`) and, through consensus, from the
+RPC.
+
+Column families (all integers little-endian unless said):
+outputs       outpoint[33] -> value u64, owner[32]
+transactions  txid[32] -> height u32, position u32, n_outputs u8 (genesis allocations and rewards
+too) blocks        height u64 big-endian -> file u32, offset u64, length u32, block id[32] default
+"format" u32; "genesis" id[32]; "issue" reward u64, allocated u64; "tip" height u64, time_ms u64,
+block id[32]
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from operator import delitem, setitem
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DbClosedError,
+    DBCompressionType,
+    IngestExternalFileOptions,
+    Options,
+    Rdict,
+    SstFileWriter,
+    WriteBatch,
+    WriteOptions,
+)
+
+from node.block import Block, block_id, encode_output, reward_txid
+from node.genesis import (
+    Genesis,
+    allocation_txid,
+    genesis_id,
+    read_allocations,
+    reward_between,
+    salt_of,
+)
+from node.params import (
+    ALLOCATIONS_PER_ID,
+    ID_BYTES,
+    INPUT_BYTES,
+    OUTPOINT_BYTES,
+    OUTPUT_BYTES,
+    TX_HEADER_BYTES,
+)
+from node.storage.blockfile import BodyLocation
+from node.storage.errors import (
+    DAMAGED_REMEDY,
+    DENIED_REMEDY,
+    FAILED_REMEDY,
+    FULL_REMEDY,
+    ForeignStore,
+    NewerStore,
+    StoreDamaged,
+    StoreError,
+    StoreExists,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreMissing,
+    StoreUnwritable,
+    store_error,
+)
+
+STORE_FORMAT = 1
+BUILDING_SUFFIX = ".tmp"
+
+_META_FORMAT = b"format"
+_META_GENESIS = b"genesis"
+_META_ISSUE = b"issue"
+_META_TIP = b"tip"
+
+_FORMAT = struct.Struct("<I")
+_ISSUE = struct.Struct("<QQ")
+_TIP = struct.Struct("<QQ32s")
+_POSITION = struct.Struct("<IIB")
+_POSITION_DTYPE = np.dtype([("height", "<u4"), ("position", "<u4"), ("n_outputs", "u1")])
+_BLOCK = struct.Struct("<IQI32s")
+_BLOCK_KEY = struct.Struct(">Q")
+
+_OUTPOINT = np.dtype(f"V{OUTPOINT_BYTES}")
+_OUTPUT = np.dtype(f"V{OUTPUT_BYTES}")
+
+# how the parts of RocksDB that return text name what errno names (strerror, and its own words)
+_FULL_WORDS = ("No space left on device", "File too large", "Disk quota exceeded", "Space limit")
+_DENIED_WORDS = ("Permission denied", "Read-only file system", "Operation not permitted")
+_DAMAGE_WORDS = ("Corruption", "No such file or directory", "does not exist")
+
+assert _POSITION_DTYPE.itemsize == _POSITION.size
+
+
+class Tip(NamedTuple):
+    """The last committed block; at height 0 the genesis, which has no body."""
+
+    height: int
+    block_id: bytes
+    time_ms: int
+    location: BodyLocation | None
+
+
+class TxPosition(NamedTuple):
+    """Where a final transaction lies: height, number in its block, and how many outputs it made.
+
+    Height 0 is a genesis allocation id; a reward has the number that follows its block's last.
+    """
+
+    height: int
+    position: int
+    n_outputs: int
+
+
+class ChainStore:
+    """The store of one chain, opened for reading and writing; one thread of one process uses it.
+
+    ``cache_mb`` bounds the block cache, ``write_buffer_mb`` the memtables being filled (while one
+    is being flushed, twice that). Raises StoreMissing, StoreLocked, ForeignStore, NewerStore,
+    StoreDamaged, StoreFull, StoreUnwritable, StoreFailed; each names the path, the cause and the
+    remedy.
+    """
+
+    def __init__(
+        self, path: Path, genesis_id: bytes, *, cache_mb: int = 64, write_buffer_mb: int = 32
+    ) -> None:
+        self._path = path
+        self._salt = salt_of(genesis_id)
+        if not (path / "CURRENT").exists():
+            raise _not_a_store(path)
+        self._failed = False
+        self._tip: Tip
+        self._db: Any = None
+        try:
+            self._open(_Settings(cache_mb, write_buffer_mb))
+            self._read_meta(genesis_id)
+        except StoreError:
+            self.close()
+            raise
+        except Exception as error:
+            self.close()
+            raise _explain(error, path, "open") from error
+
+    @staticmethod
+    def create(path: Path, genesis: Genesis, allocations: Path) -> None:
+        """Build the store of a new chain from its genesis and the allocation file.
+
+        It appears under ``path`` complete and durable, or not at all: it is built beside, under
+        the name with ".tmp" appended, and renamed. What an interrupted attempt left there is
+        removed first. Raises GenesisError (allocations) and StoreError.
+        """
+        if path.exists():
+            raise StoreExists(
+                f"{path} exists", "use it, or move it away before creating a new chain"
+            )
+        data = read_allocations(allocations, genesis)
+        building = path.with_name(path.name + BUILDING_SUFFIX)
+        try:
+            if building.exists():
+                shutil.rmtree(building)
+            building.mkdir(mode=0o700)
+            _build(building, genesis, data)
+            os.rename(building, path)
+            _sync_directory(path.parent)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise store_error(error, path, "create") from error
+        except Exception as error:
+            raise _explain(error, path, "create") from error
+
+    # Queries
+
+    @property
+    def tip(self) -> Tip:
+        """The last committed block."""
+        return self._tip
+
+    def get_outputs(self, outpoints: list[bytes]) -> list[bytes | None]:
+        """Return the unspent output (40 bytes) at each outpoint (33 bytes), or None, in order."""
+        try:
+            found: list[bytes | None] = self._get_output(outpoints)
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+        return found
+
+    def find_transaction(self, txid: bytes) -> TxPosition | None:
+        """Return the position of a final transaction, allocation id or reward, or None."""
+        try:
+            value = self._get_transaction(txid)
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+        return None if value is None else TxPosition(*_POSITION.unpack(value))
+
+    def block_location(self, height: int) -> BodyLocation:
+        """Return where the body of the block at a height (1..tip) lies; KeyError above the tip."""
+        return self._block(height)[0]
+
+    def block_id(self, height: int) -> bytes:
+        """Return the id of the block at a height (1..tip); KeyError above the tip."""
+        return self._block(height)[1]
+
+    def iterate_outputs(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every (outpoint, output), in ascending order of outpoints, as of the call."""
+        cursor = self._outputs.iter()
+        try:
+            cursor.seek_to_first()
+            while cursor.valid():
+                yield cursor.key(), cursor.value()
+                cursor.next()
+            cursor.status()  # an iterator that meets damage just ends: ask it why
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+
+    def output_set_digest(self) -> bytes:
+        """Return BLAKE2b-256 over all outpoints and outputs in order: equal sets, equal digests."""
+        return output_set_digest(self.iterate_outputs())
+
+    def supply(self) -> int:
+        """Return the sum of all unspent outputs, in units, by reading every one of them."""
+        return sum(int.from_bytes(output[:8], "little") for _, output in self.iterate_outputs())
+
+    # Commits
+
+    def commit(self, block: Block, location: BodyLocation) -> None:
+        """Apply a block that is valid on top of the tip, durably and as a whole.
+
+        Its body must be durable at ``location`` already. Returns after the write was synced.
+        Raises ValueError when the block does not follow the tip (ours: nothing is written),
+        StoreError when the disk fails; the store must then be opened anew, at the old tip or the
+        new one.
+        """
+        header = block.header
+        if header.height != self._tip.height + 1 or header.previous != self._tip.block_id:
+            raise ValueError(f"block {header.height} does not follow tip {self._tip.height}")
+        if self._failed:
+            raise StoreFailed(
+                f"an earlier write to {self._path} failed, so nothing more is written",
+                "start the node again",
+            )
+        identity = block_id(header.encode(), self._salt)
+        batch = self._batch(block, identity, location)
+        try:
+            self._db.write(batch, self._synced)
+        except Exception as error:
+            self._failed = True
+            raise _explain(error, self._path, "write") from error
+        self._tip = Tip(header.height, identity, header.time_ms, location)
+
+    def close(self) -> None:
+        """Close the store; nothing is lost when a process dies without it."""
+        if self._db is not None:
+            for family in (self._outputs, self._transactions, self._blocks, self._db):
+                family.close()
+            self._db = None
+
+    def _batch(self, block: Block, identity: bytes, location: BodyLocation) -> Any:
+        """The write batch of a block.
+
+        Keys go in sorted order, family by family: the memtables are skip lists, and neighbours are
+        cheap to insert one after the other. Fields are cut out of the transactions' bytes with
+        arrays of void items, which costs a tenth of slicing them one by one.
+        """
+        header = block.header
+        batch: Any = WriteBatch(raw_mode=True)
+        if block.transactions:
+            spent, created, values, ids, positions = _changes(block)
+            batch.set_default_column_family(self._outputs_handle)
+            _exhaust(map(delitem, repeat(batch), spent))
+            _exhaust(map(setitem, repeat(batch), created, values))
+            batch.set_default_column_family(self._transactions_handle)
+            _exhaust(map(setitem, repeat(batch), ids, positions))
+        reward = header.fees + reward_between(self._reward, self._allocated, header.height)
+        if reward:
+            txid = reward_txid(header.height, header.previous, self._salt)
+            output = encode_output(reward, header.proposer)
+            batch.put(txid + b"\0", output, self._outputs_handle)
+            position = _POSITION.pack(header.height, len(block.transactions), 1)
+            batch.put(txid, position, self._transactions_handle)
+        batch.put(
+            _BLOCK_KEY.pack(header.height),
+            _BLOCK.pack(*location, identity),
+            self._blocks_handle,
+        )
+        batch.put(
+            _META_TIP, _TIP.pack(header.height, header.time_ms, identity), self._default_handle
+        )
+        return batch
+
+    # Opening
+
+    def _open(self, settings: _Settings) -> None:
+        self._db = Rdict(
+            str(self._path),
+            settings.options(1 << 20, create=False),
+            column_families=settings.families(create=False),
+        )
+        self._outputs = self._db.get_column_family("outputs")
+        self._transactions = self._db.get_column_family("transactions")
+        self._blocks = self._db.get_column_family("blocks")
+        self._outputs_handle = self._db.get_column_family_handle("outputs")
+        self._transactions_handle = self._db.get_column_family_handle("transactions")
+        self._blocks_handle = self._db.get_column_family_handle("blocks")
+        self._default_handle = self._db.get_column_family_handle("default")
+        self._get_output = self._outputs.get
+        self._get_transaction = self._transactions.get
+        self._synced = WriteOptions()
+        self._synced.sync = True
+
+    def _read_meta(self, genesis_id: bytes) -> None:
+        version = self._meta(_META_FORMAT, _FORMAT)[0]
+        if version > STORE_FORMAT:
+            raise NewerStore(
+                f"{self._path} has format {version}, and this version knows {STORE_FORMAT}",
+                "install the version that wrote it",
+            )
+        if version < STORE_FORMAT:
+            raise self._damaged(f"format {version} was never written")
+        found = self._db.get(_META_GENESIS)
+        if found is None or len(found) != ID_BYTES:
+            raise self._damaged("the genesis id is missing")
+        if found != genesis_id:
+            raise ForeignStore(
+                f"{self._path} belongs to the chain with genesis {found.hex()[:16]},"
+                f" not to {genesis_id.hex()[:16]}",
+                "use another data directory or the right genesis.json",
+            )
+        self._reward, self._allocated = self._meta(_META_ISSUE, _ISSUE)
+        height, time_ms, identity = self._meta(_META_TIP, _TIP)
+        location = None
+        if height:
+            location, recorded = self._block(height)
+            if recorded != identity:
+                raise self._damaged(f"tip and block index disagree at height {height}")
+        self._tip = Tip(height, identity, time_ms, location)
+
+    def _meta(self, key: bytes, layout: struct.Struct) -> tuple[Any, ...]:
+        value = self._db.get(key)
+        if value is None or len(value) != layout.size:
+            raise self._damaged(f"the entry {key.decode()!r} is missing or has a wrong length")
+        return layout.unpack(value)
+
+    def _block(self, height: int) -> tuple[BodyLocation, bytes]:
+        try:
+            value = self._blocks.get(_BLOCK_KEY.pack(height))
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+        if value is None:
+            raise KeyError(height)
+        file, offset, length, identity = _BLOCK.unpack(value)
+        return BodyLocation(file, offset, length), identity
+
+    def _damaged(self, what: str) -> StoreDamaged:
+        return StoreDamaged(f"{self._path} is damaged: {what}", DAMAGED_REMEDY)
+
+
+def output_set_digest(outputs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return BLAKE2b-256 over outpoints and outputs that come in ascending order of outpoints."""
+    state = hashlib.blake2b(digest_size=ID_BYTES)
+    for outpoint, output in outputs:
+        state.update(outpoint + output)
+    return state.digest()
+
+
+# Changes of a block
+
+
+class _Changes(NamedTuple):
+    spent: list[bytes]
+    created: list[bytes]
+    values: list[bytes]
+    txids: list[bytes]
+    positions: list[bytes]
+
+
+def _changes(block: Block) -> _Changes:
+    """What a block's transactions change, without outputs that are spent at once.
+
+    Outpoints and ids are in the order of their first eight bytes.
+    """
+    raws = block.transactions
+    body = np.frombuffer(b"".join(raws), np.uint8)
+    lengths = np.fromiter(map(len, raws), np.int64, len(raws))
+    ids = np.frombuffer(b"".join(block.txids), np.uint8).reshape(-1, ID_BYTES)
+    heads = _prefixes(ids)
+    order = np.argsort(heads)
+    starts = (np.cumsum(lengths) - lengths)[order]
+    n_inputs = body[starts + 1].astype(np.int64)
+    n_outputs = body[starts + 2].astype(np.int64)
+
+    at, _ = _runs(starts + TX_HEADER_BYTES, n_inputs, INPUT_BYTES)
+    spent = _items(body, at, _OUTPOINT)
+    parents = _prefixes(spent.view(np.uint8).reshape(-1, OUTPOINT_BYTES))
+    by_parent = np.argsort(parents)
+
+    at, numbers = _runs(starts + TX_HEADER_BYTES + INPUT_BYTES * n_inputs, n_outputs, OUTPUT_BYTES)
+    values: list[bytes] = _items(body, at, _OUTPUT).tolist()
+    keys = np.empty((len(at), OUTPOINT_BYTES), np.uint8)
+    keys[:, :ID_BYTES] = np.repeat(ids[order], n_outputs, axis=0)
+    keys[:, ID_BYTES] = numbers
+    created: list[bytes] = keys.view(_OUTPOINT).ravel().tolist()
+    spent_list: list[bytes] = spent[by_parent].tolist()
+
+    positions = np.empty(len(raws), _POSITION_DTYPE)
+    positions["height"] = block.header.height
+    positions["position"] = order
+    positions["n_outputs"] = n_outputs
+
+    parents = parents[by_parent]
+    heads = heads[order]
+    nearest = np.minimum(np.searchsorted(heads, parents), len(heads) - 1)
+    if (heads[nearest] == parents).any():  # perhaps a parent in this very block: look closely
+        passing = set(spent_list).intersection(created)
+        spent_list = [outpoint for outpoint in spent_list if outpoint not in passing]
+        kept = [(k, v) for k, v in zip(created, values, strict=True) if k not in passing]
+        created = [key for key, _ in kept]
+        values = [value for _, value in kept]
+    return _Changes(
+        spent_list,
+        created,
+        values,
+        ids[order].view("V32").ravel().tolist(),
+        positions.view(f"V{_POSITION.size}").tolist(),
+    )
+
+
+def _prefixes(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """The first eight bytes of each row as a number that sorts like the bytes."""
+    return np.ascontiguousarray(rows[:, :8]).view(">u8").ravel().astype(np.uint64)
+
+
+def _runs(
+    starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], step: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Offsets of counts[i] items, ``step`` bytes apart from starts[i] on, and their numbers."""
+    ends = np.cumsum(counts)
+    numbers = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+    return np.repeat(starts, counts) + step * numbers, numbers
+
+
+def _items(
+    body: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], kind: np.dtype[np.void]
+) -> npt.NDArray[np.void]:
+    """The items of a kind that begin at these offsets of ``body``, copied out."""
+    every_offset: npt.NDArray[np.void] = np.ndarray(
+        (len(body) - kind.itemsize + 1,), kind, body, strides=(1,)
+    )
+    return every_offset[at]
+
+
+def _exhaust(calls: Iterable[object]) -> None:
+    deque(calls, maxlen=0)
+
+
+# Building and opening
+
+
+class _Settings:
+    """RocksDB options of the four families, sharing one block cache."""
+
+    def __init__(self, cache_mb: int, write_buffer_mb: int) -> None:
+        self._cache = Cache(cache_mb << 20)
+        self._write_buffer_bytes = write_buffer_mb << 20
+
+    def families(self, *, create: bool) -> dict[str, Any]:
+        # per transaction of one input and two outputs: three output keys, one index key
+        return {
+            "outputs": self.options(self._write_buffer_bytes * 3 // 4, create=create),
+            "transactions": self.options(self._write_buffer_bytes // 4, create=create),
+            "blocks": self.options(1 << 20, create=create),
+        }
+
+    def options(self, write_buffer_bytes: int, *, create: bool) -> Any:
+        table = BlockBasedOptions()
+        table.set_block_cache(self._cache)
+        table.set_bloom_filter(10, False)
+        table.set_format_version(5)
+        options = Options(raw_mode=True)
+        options.create_if_missing(create)
+        options.create_missing_column_families(create)
+        options.set_block_based_table_factory(table)
+        options.set_compression_type(DBCompressionType.none())  # keys are hashes
+        options.set_write_buffer_size(write_buffer_bytes)
+        options.set_allow_concurrent_memtable_write(False)  # one writer: 10 % cheaper
+        options.set_max_background_jobs(2)
+        options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(1 << 20)
+        return options
+
+
+def _build(path: Path, genesis: Genesis, allocations: bytes) -> None:
+    identity = genesis_id(genesis)
+    settings = _Settings(8, 8)
+    database = Rdict(
+        str(path),
+        settings.options(1 << 20, create=True),
+        column_families=settings.families(create=True),
+    )
+    try:
+        if allocations:
+            _ingest(path, database, settings, allocations, salt_of(identity))
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_META_FORMAT, _FORMAT.pack(STORE_FORMAT))
+        batch.put(_META_GENESIS, identity)
+        batch.put(_META_ISSUE, _ISSUE.pack(genesis.reward, genesis.allocations.total))
+        batch.put(_META_TIP, _TIP.pack(0, genesis.time_ms, identity))
+        synced = WriteOptions()
+        synced.sync = True
+        database.write(batch, synced)
+    finally:
+        database.close()
+
+
+def _ingest(
+    path: Path, database: Any, settings: _Settings, allocations: bytes, salt: bytes
+) -> None:
+    """Write the allocations as sorted tables and let the database take them over as they are."""
+    count = -(-len(allocations) // (ALLOCATIONS_PER_ID * OUTPUT_BYTES))
+    parents = sorted((allocation_txid(number, salt), number) for number in range(count))
+    indices = [bytes((index,)) for index in range(ALLOCATIONS_PER_ID)]
+    names = ("outputs", "transactions")
+    tables = []
+    for name in names:
+        table = SstFileWriter(settings.options(1 << 20, create=True))
+        table.open(str(path / f"{name}.ingest"))
+        tables.append(table)
+    outputs, index = tables
+    for txid, number in parents:
+        start = number * ALLOCATIONS_PER_ID * OUTPUT_BYTES
+        end = min(start + ALLOCATIONS_PER_ID * OUTPUT_BYTES, len(allocations))
+        offsets = range(start, end, OUTPUT_BYTES)
+        for offset, suffix in zip(offsets, indices, strict=False):
+            outputs[txid + suffix] = allocations[offset : offset + OUTPUT_BYTES]
+        index[txid] = _POSITION.pack(0, number, len(offsets))
+    moving = IngestExternalFileOptions()
+    moving.set_move_files(True)
+    for name, table in zip(names, tables, strict=True):
+        table.finish()
+        family = database.get_column_family(name)
+        family.ingest_external_file([str(path / f"{name}.ingest")], moving)
+        family.close()
+
+
+# Errors
+
+
+def _explain(error: Exception, path: Path, doing: str) -> StoreError:
+    """The StoreError for what RocksDB reports, which it does in words alone."""
+    text = " ".join(str(error).split())
+    cause = f"cannot {doing} {path} ({text})"
+    if isinstance(error, DbClosedError):
+        return StoreFailed(f"{path} is closed", FAILED_REMEDY)
+    if "lock hold by current process" in text or "While lock file" in text:
+        holder = _lock_holder(path / "LOCK")
+        return StoreLocked(f"{path} is in use by {holder}", "stop it first")
+    if any(words in text for words in _FULL_WORDS):
+        return StoreFull(cause, FULL_REMEDY)
+    if any(words in text for words in _DENIED_WORDS):
+        return StoreUnwritable(cause, DENIED_REMEDY)
+    if "Column families not opened" in text or "Unknown Footer version" in text:
+        return NewerStore(cause, "install the version that wrote it")
+    if any(words in text for words in _DAMAGE_WORDS):
+        return StoreDamaged(cause, DAMAGED_REMEDY)
+    return StoreFailed(cause, FAILED_REMEDY)
+
+
+def _not_a_store(path: Path) -> StoreError:
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        if path.with_name(path.name + BUILDING_SUFFIX).exists():
+            return StoreMissing(
+                f"there is no store at {path}, only one whose creation was interrupted",
+                "run `timed init` again",
+            )
+        return StoreMissing(f"there is no store at {path}", "run `timed init` first")
+    except OSError as error:
+        return store_error(error, path, "open")
+    if not names:
+        return StoreMissing(f"{path} is empty", "remove it and run `timed init`")
+    return StoreDamaged(f"{path} is damaged: its file CURRENT is missing", DAMAGED_REMEDY)
+
+
+def _lock_holder(lock: Path) -> str:
+    """Who holds the lock on RocksDB's lock file, as the kernel tells it."""
+    question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with lock.open("r+b") as file:
+            kind, _, _, _, pid = struct.unpack(
+                "hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, question)
+            )
+    except OSError:
+        return "another process"
+    # a process does not conflict with its own locks: unlocked then means that it is ours
+    return f"process {pid}" if kind != fcntl.F_UNLCK and pid > 0 else "this process already"
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

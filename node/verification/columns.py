@@ -1,0 +1,91 @@
+"""The verdict columns of a tray: what a verifier found out, laid out for those who read it.
+
+A verifier writes them (``node.verification.batch``) into its own verdict segment, one slot per
+tray; ``consensus`` reads them through a read-only mapping. The object owns no memory: it is a set
+of NumPy views over the caller's buffer, and lives no longer than that. Slots are reused, so
+whatever lies beyond the item count of the current tray is left over from an earlier one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from node.params import ID_BYTES, INPUT_BYTES, KEY_BYTES, OUTPOINT_BYTES
+
+_ALIGNMENT_BYTES = 8
+
+
+def _placed(max_items: int, tray_bytes: int) -> list[tuple[int, tuple[int, ...], str]]:
+    """Offset, shape and element type of every column, then one entry that ends the slot."""
+    max_inputs = VerdictColumns.max_inputs(tray_bytes)
+    columns: tuple[tuple[tuple[int, ...], str], ...] = (
+        ((max_items,), "u1"),
+        ((max_items, ID_BYTES), "u1"),
+        ((max_items,), "<u2"),
+        ((max_items,), "<u8"),
+        ((max_inputs, OUTPOINT_BYTES), "u1"),
+        ((max_inputs, KEY_BYTES), "u1"),
+    )
+    placed = []
+    offset = 0
+    for shape, element in columns:
+        placed.append((offset, shape, element))
+        size_bytes = np.dtype(element).itemsize
+        for extent in shape:
+            size_bytes *= extent
+        offset += -(-size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    placed.append((offset, (), "u1"))
+    return placed
+
+
+class VerdictColumns:
+    """NumPy views over one tray's verdict slot, each starting on an 8-byte boundary.
+
+    ``codes`` u8[max_items]: ``Verdict``; 0 (``ADMITTED``): encoding and signatures are good.
+    ``txids`` u8[max_items, 32]: zero for rejected items.
+    ``n_inputs`` u16[max_items]: zero for rejected items.
+    ``output_sums`` u64[max_items], units: zero for rejected items.
+    ``outpoints`` u8[max_inputs, 33] and ``owners`` u8[max_inputs, 32]: the outpoint and the witness
+    key of each input, packed in item order, inputs of passing items only (``sum(n_inputs)`` rows).
+
+    The views are read-only where the buffer is. Raises ``ValueError`` for too small a buffer.
+    """
+
+    __slots__ = ("codes", "n_inputs", "outpoints", "output_sums", "owners", "txids")
+
+    codes: npt.NDArray[np.uint8]
+    txids: npt.NDArray[np.uint8]
+    n_inputs: npt.NDArray[np.uint16]
+    output_sums: npt.NDArray[np.uint64]
+    outpoints: npt.NDArray[np.uint8]
+    owners: npt.NDArray[np.uint8]
+
+    def __init__(self, view: memoryview, max_items: int, tray_bytes: int) -> None:
+        *columns, (size_bytes, _, _) = _placed(max_items, tray_bytes)
+        if view.nbytes < size_bytes:
+            raise ValueError(f"verdict slot of {view.nbytes} bytes, {size_bytes} needed")
+        arrays: list[npt.NDArray[Any]] = [
+            np.ndarray(shape, dtype=element, buffer=view, offset=offset)
+            for offset, shape, element in columns
+        ]
+        (
+            self.codes,
+            self.txids,
+            self.n_inputs,
+            self.output_sums,
+            self.outpoints,
+            self.owners,
+        ) = arrays
+
+    @staticmethod
+    def max_inputs(tray_bytes: int) -> int:
+        """Most inputs that ``tray_bytes`` bytes of transactions can hold."""
+        return tray_bytes // INPUT_BYTES
+
+    @staticmethod
+    def layout_bytes(max_items: int, tray_bytes: int) -> int:
+        """Size of one slot in bytes (``TrayDims.verdict_bytes``), a multiple of 8."""
+        return _placed(max_items, tray_bytes)[-1][0]

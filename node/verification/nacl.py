@@ -1,0 +1,70 @@
+"""The reference backend: libsodium as PyNaCl brings it, whose verdict is the network's rule.
+
+Signatures come in a ``SignatureTable`` and are judged where they lie, one call each, through the
+very library file that PyNaCl has loaded. Its ``crypto_sign_open`` would want signature and message
+side by side; the function that it calls itself takes two pointers. Only verifiers and signers
+import this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from nacl import _sodium, bindings
+
+from node.params import SIGNED_MESSAGE_BYTES
+from node.verification.rule import check_rule
+from node.verification.signatures import BackendUnavailable, Flags, SignatureTable
+
+_FUNCTION = "crypto_sign_ed25519_verify_detached"
+
+
+class NaclBackend:
+    """libsodium, one signature a call.
+
+    Raises ``BackendUnavailable`` when the installed PyNaCl hides the function or its libsodium has
+    another rule of what is valid.
+    """
+
+    name = "nacl"
+    lanes = 1
+
+    def __init__(self, advice: str = "") -> None:
+        self.advice = advice
+        bindings.sodium_init()
+        path = _sodium.__file__
+        try:
+            self._verify = getattr(ctypes.CDLL(path), _FUNCTION)
+        except (OSError, AttributeError) as error:
+            raise BackendUnavailable(
+                f"the libsodium of PyNaCl ({path}) cannot be called: {error}",
+                "reinstall it from its wheel (pip install --force-reinstall PyNaCl)",
+            ) from error
+        pointer = ctypes.c_void_p
+        self._verify.argtypes = (pointer, pointer, ctypes.c_ulonglong, pointer)
+        self._verify.restype = ctypes.c_int
+        check_rule(self)
+
+    def verify(self, table: SignatureTable, count: int) -> Flags:
+        """Return which of the table's first ``count`` signatures are valid: bool[count]."""
+        verify = self._verify
+        return np.array(
+            [
+                verify(signature, message, SIGNED_MESSAGE_BYTES, key) == 0
+                for signature, message, key in zip(
+                    table.rs[:count].tolist(),
+                    table.messages[:count].tolist(),
+                    table.keys[:count].tolist(),
+                    strict=True,
+                )
+            ],
+            dtype=np.bool_,
+        )
+
+    def verify_one(self, table: SignatureTable, row: int) -> bool:
+        """Return whether the table's signature ``row`` is valid."""
+        result: int = self._verify(
+            int(table.rs[row]), int(table.messages[row]), SIGNED_MESSAGE_BYTES, int(table.keys[row])
+        )
+        return result == 0

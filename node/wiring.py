@@ -1,0 +1,124 @@
+"""The wiring of the node: which stages there are, what links them, and how large the trays are.
+
+The one place to look for "who talks to whom"; ARCHITECTURE.md's diagram is drawn from this table.
+Built from the configuration in the parent, validated there by ``pipeline.topology``, then handed
+to every child. Pure: no files, no processes.
+
+The circle net -> verify -> consensus -> net is made of blocking links and yet cannot deadlock: a
+descriptor travels only with a tray, and no link can hold fewer descriptors than there are trays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+from node.config import Config
+from node.errors import ConfigError
+from node.verification.columns import VerdictColumns
+from pipeline.errors import TopologyError
+from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims, validate
+
+TRAY_BYTES: Final = 128 * 1024
+"""Payload of a tray: two full trays per largest ingest message (256 KiB)."""
+
+MAX_ITEMS: Final = 256
+"""Transactions in a tray: where the batch path's fixed costs have vanished, and 1 ms of work at
+most.
+"""
+
+MAX_WEIGHT: Final[Mapping[str, int]] = {"avx512": 256, "nacl": 48}
+"""Signatures in a tray, so that a vote behind one waits 2 ms at most: 7 us and 44 us a
+signature.
+"""
+
+RESERVED: Final = (2, 2)
+"""Trays kept for votes and proposals, and for data that consensus asked for."""
+
+
+def workers(config: Config, backend: Literal["avx512", "nacl"], cores: int) -> int:
+    """How many verifier processes to run on ``cores`` cores.
+
+    With PyNaCl a signature costs three times what the rest of a transaction does: every core
+    verifies, and niceness keeps the other stages ahead. With AVX-512 it costs less than
+    ``consensus`` spends, so the cores beyond net's and consensus' are enough, and more than four
+    verifiers would only wait.
+    """
+    if "verify" in config.pipeline.fuse:
+        return 1
+    if config.verify.workers:
+        return config.verify.workers
+    if backend == "nacl":
+        return min(max(1, cores if cores <= 4 else cores - 2), 64)
+    return min(max(1, cores - 2), 4)
+
+
+def wire(
+    config: Config, backend: Literal["avx512", "nacl"], available_cores: Sequence[int]
+) -> Topology:
+    """The topology of a node with this configuration; ``backend`` is the resolved one.
+
+    Raises ``ConfigError`` if the configuration asks for one that cannot work on these cores.
+    """
+    fuse = config.pipeline.fuse
+    shared = "_".join(fuse)
+    trays = config.pipeline.trays
+
+    def process(stage: str) -> str | None:
+        return shared if stage in fuse else None
+
+    topology = Topology(
+        stages=(
+            StageSpec(
+                name="net",
+                build="node.stages.net:build",
+                role=Role.INTAKE,
+                process=process("net"),
+            ),
+            StageSpec(
+                name="verify",
+                build="node.stages.verify:build",
+                role=Role.WORKER,
+                count=workers(config, backend, len(available_cores)),
+                nice=0 if "verify" in fuse else 5,
+                process=process("verify"),
+            ),
+            StageSpec(
+                name="consensus",
+                build="node.stages.consensus:build",
+                role=Role.SINK,
+                stall_ms=30_000,  # a commit may wait that long for a busy disk
+                process=process("consensus"),
+            ),
+        ),
+        links=(
+            LinkSpec("work", "net", "verify", LinkPolicy.BLOCK, trays, "trays to verify"),
+            LinkSpec(
+                "done", "verify", "net", LinkPolicy.BLOCK, trays, "trays verified, room for more"
+            ),
+            LinkSpec(
+                "judged", "verify", "consensus", LinkPolicy.BLOCK, trays, "trays with verdicts"
+            ),
+            LinkSpec(
+                "returns", "consensus", "net", LinkPolicy.BLOCK, trays, "trays with admissions"
+            ),
+            LinkSpec("resend", "net", "consensus", LinkPolicy.BLOCK, trays, "trays judged before"),
+        ),
+        trays=TrayDims(
+            trays=trays,
+            tray_bytes=TRAY_BYTES,
+            max_items=MAX_ITEMS,
+            verdict_bytes=VerdictColumns.layout_bytes(MAX_ITEMS, TRAY_BYTES),
+            reserved=RESERVED,
+            max_weight=MAX_WEIGHT[backend],
+        ),
+        cores=config.pipeline.cores,
+    )
+    try:
+        validate(topology, available_cores)
+    except TopologyError as error:
+        raise ConfigError(
+            f"the pipeline cannot be built: {' '.join(str(error).split())}",
+            "correct sections [pipeline] and [verify] of config.toml",
+        ) from None
+    return topology

@@ -1,0 +1,384 @@
+"""The intake's half of the conveyor: items into trays, trays to workers, answers back to requests.
+
+Data comes from the stage that owns sockets to the outside (it calls `offer`), goes into the input
+segment (written here and nowhere else), to a worker as a descriptor, and comes back from the sink
+with one code byte per item, which is handed to the request that the items belong to. Of the items
+it looks at nothing: their lengths and weights are given.
+
+It owns the tray table (`Custody`) and the input segment. A new life of the intake is a new epoch
+with new segments; requests that were not answered are lost with the old one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import zmq
+
+from pipeline.child import StageContext
+from pipeline.control import PeerDied
+from pipeline.custody import PRIORITIES, Custody, TrayState
+from pipeline.fair import FairQueue
+from pipeline.link import Outbox, drain, link_named, open_inbox
+from pipeline.stage import Input
+from pipeline.tray import (
+    U8,
+    U32,
+    AdmissionSlots,
+    InputSlots,
+    Kind,
+    pack_descriptor,
+    unpack_descriptor,
+)
+
+# A process that dies of one of these while it works on a tray blames the tray; SIGKILL (an
+# operator, the out-of-memory killer, the supervisor's hang detection) blames nobody.
+CRASH_SIGNALS = frozenset({4, 6, 7, 11})  # SIGILL, SIGABRT, SIGBUS, SIGSEGV
+BURST = 256  # descriptors handled in one turn
+
+
+class Request(Protocol):
+    """Whoever waits for the codes of some items."""
+
+    def answer(self, first: int, codes: bytes) -> None:
+        """Codes of the items `first`, `first` + 1, ...; each item is answered exactly once."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Consecutive items of one request in one tray."""
+
+    request: Request
+    first: int  # number of the first item within the request
+    items: int
+
+
+@dataclass(slots=True)
+class _Bulk:
+    """A request on its way into trays, some of its items perhaps already in."""
+
+    request: Request
+    payload: memoryview
+    ends: U32  # u32[n]: where each item ends in the payload
+    weights: U32  # u32[n]: running total of the weights
+    taken: int = 0
+
+
+@dataclass(slots=True)
+class _Filling:
+    """The tray of one priority that is being filled."""
+
+    tray: int
+    generation: int
+    items: int = 0
+    bytes: int = 0
+    weight: int = 0
+
+
+class Intake:
+    """Fills trays fairly, dispatches them on demand, and answers requests.
+
+    `quarantine(item, code_position)` is told the bytes of an item that kills workers; the item is
+    answered with `quarantine_code`.
+    """
+
+    def __init__(
+        self,
+        context: StageContext,
+        sockets: zmq.Context[zmq.Socket[bytes]],
+        queue: FairQueue,
+        *,
+        worker_stage: str,
+        quarantine_code: int,
+        on_quarantine: Callable[[bytes], None],
+    ) -> None:
+        self._dims = context.dims
+        topology = context.topology
+        workers = context.stage_count(worker_stage)
+        self._worker_stage = worker_stage
+        self._epoch = context.epoch
+        self.custody = Custody(self._dims, workers, context.epoch)
+        self._input = InputSlots(context.segments["input"].view, self._dims)
+        self._admission = AdmissionSlots(context.segments["admission"].view, self._dims)
+        work = link_named(topology, "work")
+        self._work = [Outbox(sockets, work, index) for index in range(workers)]
+        self._resend = Outbox(sockets, link_named(topology, "resend"))
+        self._done_socket = open_inbox(sockets, link_named(topology, "done"))
+        self._returns_socket = open_inbox(sockets, link_named(topology, "returns"))
+        self.inputs = (
+            Input(self._returns_socket, self._handle_returns),
+            Input(self._done_socket, self._handle_done),
+        )
+        self._queue = queue
+        self._filling: list[_Filling | None] = [None] * PRIORITIES
+        self._runs: list[list[_Run]] = [[] for _ in range(self._dims.trays)]
+        self._current: deque[_Bulk] = deque()  # taken from the queue, not wholly in trays yet
+        self._to_split: deque[tuple[int, int]] = deque()
+        self._quarantine_code = quarantine_code
+        self._on_quarantine = on_quarantine
+        self.items_in = 0
+        self.items_out = 0
+        self.trays_redispatched = 0
+        self.trays_split = 0
+        self.items_quarantined = 0
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def offer(
+        self, source: bytes, request: Request, payload: memoryview, lengths: U32, weights: U32
+    ) -> bool:
+        """Queue the items of one request for trays; False when this source must wait its turn.
+
+        `payload` holds the items back to back; `lengths` and `weights` are u32[n], n ≥ 1, each
+        length at most `tray_bytes`. An item heavier than a tray's `max_weight` travels alone.
+        """
+        totals = np.cumsum(weights, dtype=np.uint32)
+        bulk = _Bulk(request, payload, np.cumsum(lengths, dtype=np.uint32), totals)
+        return self._queue.offer(source, int(totals[-1]), bulk)
+
+    @property
+    def accepts_bulk(self) -> bool:
+        """Whether there is room to take in more: no tray free and the queue half full means no."""
+        return self._queue.pending_weight * 2 < self._queue.max_weight_total
+
+    def pump(self) -> None:
+        """Move queued items into trays, and trays to the workers that ask; call after all inputs."""
+        if self._to_split:
+            self._split_suspects()
+        priority = PRIORITIES - 1
+        while True:
+            if not self._current:
+                taken = self._queue.take(self._dims.max_weight)
+                if not taken:
+                    break
+                self._current.extend(item for _, _, item in taken)
+            if not self._fill(self._current[0], priority):
+                break
+            self._current.popleft()
+        self._dispatch()
+        if self.custody.hungry:
+            for each in range(PRIORITIES):
+                self._seal(each)
+            self._dispatch()
+
+    def _fill(self, bulk: _Bulk, priority: int) -> bool:
+        """Copy items into trays; False when no tray is free and some items are left."""
+        total = len(bulk.ends)
+        while bulk.taken < total:
+            filling = self._filling[priority]
+            if filling is None:
+                acquired = self.custody.acquire(priority)
+                if acquired is None:
+                    return False
+                filling = self._filling[priority] = _Filling(*acquired)
+                self._input.headers[filling.tray][0] = filling.generation
+                self._input.offsets[filling.tray][0] = 0
+            count = self._fit(bulk, filling)
+            if count == 0:
+                self._seal(priority)
+                continue
+            self._copy(bulk, filling, count)
+            if filling.items == self._dims.max_items or filling.weight >= self._dims.max_weight:
+                self._seal(priority)
+        return True
+
+    def _fit(self, bulk: _Bulk, filling: _Filling) -> int:
+        """How many of the request's next items fit into the tray: by count, bytes and weight."""
+        first = bulk.taken
+        begin = int(bulk.ends[first - 1]) if first else 0
+        weight = int(bulk.weights[first - 1]) if first else 0
+        room_bytes = self._dims.tray_bytes - filling.bytes
+        room_weight = self._dims.max_weight - filling.weight
+        last = min(len(bulk.ends), first + self._dims.max_items - filling.items)
+        if int(bulk.ends[last - 1]) - begin > room_bytes:
+            last = int(np.searchsorted(bulk.ends, begin + room_bytes, side="right"))
+        if last > first and int(bulk.weights[last - 1]) - weight > room_weight:
+            last = int(np.searchsorted(bulk.weights, weight + room_weight, side="right"))
+        if last <= first and filling.items == 0:
+            return 1  # heavier than any tray may be: alone
+        return max(0, last - first)
+
+    def _copy(self, bulk: _Bulk, filling: _Filling, count: int) -> None:
+        first = bulk.taken
+        begin = int(bulk.ends[first - 1]) if first else 0
+        weight = int(bulk.weights[first - 1]) if first else 0
+        end = int(bulk.ends[first + count - 1])
+        at = filling.bytes
+        self._input.payloads[filling.tray][at : at + end - begin] = bulk.payload[begin:end]
+        offsets = self._input.offsets[filling.tray]
+        if at >= begin:
+            offsets[filling.items + 1 : filling.items + count + 1] = bulk.ends[
+                first : first + count
+            ] + np.uint32(at - begin)
+        else:
+            offsets[filling.items + 1 : filling.items + count + 1] = bulk.ends[
+                first : first + count
+            ] - np.uint32(begin - at)
+        self._runs[filling.tray].append(_Run(bulk.request, first, count))
+        filling.items += count
+        filling.bytes += end - begin
+        filling.weight += int(bulk.weights[first + count - 1]) - weight
+        bulk.taken = first + count
+        self.items_in += count
+
+    def _seal(self, priority: int, crashes: int = 0) -> None:
+        filling = self._filling[priority]
+        if filling is None or filling.items == 0:
+            return
+        header = self._input.headers[filling.tray]
+        header[1] = filling.items
+        header[2] = filling.bytes
+        self._filling[priority] = None
+        self.custody.seal(filling.tray, filling.items, crashes)
+
+    def _dispatch(self) -> None:
+        for descriptor in self.custody.dispatch():
+            self._work[descriptor.worker].send(pack_descriptor(*descriptor))
+
+    # -- back ------------------------------------------------------------------------------------
+
+    def _handle_returns(self) -> int:
+        answered = 0
+        for frame in drain(self._returns_socket, BURST):
+            message = unpack_descriptor(frame)
+            if message.kind == Kind.HELLO:
+                for descriptor in self.custody.sink_started(message.epoch):
+                    self._resend.send(pack_descriptor(*descriptor))
+                continue
+            if self.custody.sink_returned(message):
+                answered += self._answer(message.tray, message.generation)
+        self.items_out += answered
+        return answered
+
+    def _answer(self, tray: int, generation: int) -> int:
+        if self._admission.headers[tray][0] != generation:
+            raise ValueError(f"the admission slot of tray {tray} is not of generation {generation}")
+        items = sum(run.items for run in self._runs[tray])
+        codes = self._admission.codes[tray][:items].tobytes()
+        at = 0
+        runs, self._runs[tray] = self._runs[tray], []
+        for run in runs:
+            run.request.answer(run.first, codes[at : at + run.items])
+            at += run.items
+        return items
+
+    def _handle_done(self) -> int:
+        frames = drain(self._done_socket, BURST)
+        for frame in frames:
+            message = unpack_descriptor(frame)
+            if message.kind == Kind.READY:
+                self.custody.worker_ready(message)
+            else:
+                again = self.custody.done(message)
+                if again is not None:
+                    self._resend.send(pack_descriptor(*again))
+        return len(frames)
+
+    # -- deaths ----------------------------------------------------------------------------------
+
+    def peer_died(self, message: PeerDied) -> None:
+        """A worker was reaped: dispatch its trays again, or split those that keep killing."""
+        if message.stage != self._worker_stage:
+            return
+        crashed = message.signal in CRASH_SIGNALS
+        death = self.custody.worker_died(message.index, message.incarnation, crashed)
+        self.trays_redispatched += death.redispatched
+        for descriptor in death.resend:
+            self._resend.send(pack_descriptor(*descriptor))
+        for tray in death.split:
+            self._to_split.append((tray, self.custody.generation(tray)))
+        self.pump()
+
+    def _split_suspects(self) -> None:
+        for _ in range(len(self._to_split)):
+            tray, generation = self._to_split.popleft()
+            if self.custody.to_split(tray, generation) and not self._split(tray):
+                self._to_split.append((tray, generation))
+
+    def _split(self, tray: int) -> bool:
+        """Copy a killing tray's items into two trays; False when there are no free trays for that."""
+        offsets = self._input.offsets[tray]
+        payload = self._input.payloads[tray]
+        items = int(self._input.headers[tray][1])
+        if items == 1:
+            self._quarantine(tray, bytes(payload[: int(offsets[1])]))
+            return True
+        halves = [self.custody.acquire(0), self.custody.acquire(0)]
+        if None in halves:
+            for half in halves:
+                if half is not None:
+                    self.custody.release(half[0])
+            return False
+        runs, self._runs[tray] = self._runs[tray], []
+        middle = items // 2
+        parts = ((0, middle), (middle, items))
+        for half, (begin, end) in zip(halves, parts, strict=True):
+            assert half is not None
+            self._copy_part(tray, half, begin, end)
+            self._runs[half[0]] = _part_of_runs(runs, begin, end)
+            self.custody.seal(half[0], end - begin, self.custody.crashes(tray) - 1)
+        self._resend.send(pack_descriptor(*self.custody.split_done(tray)))
+        self.trays_split += 1
+        return True
+
+    def _copy_part(self, tray: int, half: tuple[int, int], begin: int, end: int) -> None:
+        target, generation = half
+        offsets = self._input.offsets[tray]
+        first, last = int(offsets[begin]), int(offsets[end])
+        header = self._input.headers[target]
+        header[0] = generation
+        header[1] = end - begin
+        header[2] = last - first
+        self._input.payloads[target][: last - first] = self._input.payloads[tray][first:last]
+        self._input.offsets[target][: end - begin + 1] = offsets[begin : end + 1] - offsets[begin]
+
+    def _quarantine(self, tray: int, item: bytes) -> None:
+        runs, self._runs[tray] = self._runs[tray], []
+        self._resend.send(pack_descriptor(*self.custody.split_done(tray)))
+        self.items_quarantined += 1
+        self.items_out += 1
+        self._on_quarantine(item)
+        for run in runs:
+            run.request.answer(run.first, bytes([self._quarantine_code]))
+
+    # -- inspection ------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued and every tray is free."""
+        return (
+            not self._current
+            and self._queue.pending_weight == 0
+            and not any(self._filling)
+            and self.custody.idle
+        )
+
+    def tray_states(self) -> dict[TrayState, int]:
+        """How many trays are in each state, for metrics."""
+        return self.custody.states()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for outbox in (*self._work, self._resend):
+            outbox.close()
+        self._done_socket.close()
+        self._returns_socket.close()
+
+
+def _part_of_runs(runs: list[_Run], begin: int, end: int) -> list[_Run]:
+    """The runs of the items [begin, end) of a tray."""
+    part: list[_Run] = []
+    at = 0
+    for run in runs:
+        first, last = max(at, begin), min(at + run.items, end)
+        if first < last:
+            part.append(_Run(run.request, run.first + first - at, last - first))
+        at += run.items
+    return part
+
+
+__all__ = ["CRASH_SIGNALS", "U8", "Intake", "Request"]

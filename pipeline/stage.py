@@ -1,0 +1,264 @@
+"""The run loop that every stage shares, and the interface of a stage.
+
+One turn of the loop: wait for an input or the next deadline; handle ready inputs in priority order,
+each up to its burst; give the stage its `after_inputs`; do housekeeping when due. Nothing in a turn
+may wait.
+
+Time accounting: every nanosecond of the loop is charged to exactly one of *busy* (handling),
+*housekeeping*, *backpressure* (waiting while the stage refuses input because something downstream
+is full) or *idle* (waiting otherwise); the four counters sum to the time since the loop started.
+
+Lag: while a stage is active the loop keeps a probe due every `PROBE_MS`; how late the loop notices
+it is what a message that arrived at that moment would have waited for the loop, scheduling delay of
+the operating system included. It goes into the histogram `loop_gap` and the gauge `lag_max_ns`.
+
+The loop takes orders from the supervisor through the stage's channel: attach, a peer died or
+started, stop. It ends when each stage says that it is finished after a stop, or when the supervisor
+is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zmq
+
+from pipeline.control import Attach, PeerDied, PeerStarted, Ready, Stop
+from pipeline.metrics import MetricWriter
+
+if TYPE_CHECKING:
+    from pipeline.child import StageContext
+    from pipeline.link import Socket
+
+HOUSEKEEPING_MS = 250
+PROBE_MS = 10
+NS_PER_MS = 1_000_000
+
+
+@dataclass(slots=True)
+class Input:
+    """One source of messages of a stage.
+
+    `handle()` receives and handles a bounded burst without waiting and returns how many items that
+    was. A `bulk` input is polled only while the stage accepts bulk.
+    """
+
+    socket: Socket
+    handle: Callable[[], int]
+    bulk: bool = False
+
+
+class Stage:
+    """What the loop calls. Every method returns promptly; the defaults do nothing.
+
+    `inputs` is in priority order and fixed after construction. `metrics` begins with
+    `pipeline.metrics.STAGE_METRICS`.
+    """
+
+    inputs: Sequence[Input] = ()
+    metrics: MetricWriter
+
+    def accepts_bulk(self) -> bool:
+        """Whether bulk inputs are polled; False charges waiting to backpressure."""
+        return True
+
+    def deadline_ns(self) -> int | None:
+        """When the loop must call `after_inputs` at the latest (CLOCK_MONOTONIC), or None."""
+        return None
+
+    def attached(self, message: Attach) -> None:
+        """The context's segments are those of a new epoch."""
+
+    def peer_died(self, message: PeerDied) -> None:
+        """Another process was reaped."""
+
+    def peer_started(self, message: PeerStarted) -> None:
+        """Another process was started."""
+
+    def after_inputs(self, now_ns: int) -> None:
+        """All ready inputs were handled: act on them."""
+
+    def housekeeping(self, now_ns: int) -> None:
+        """Called every `HOUSEKEEPING_MS`, for what has no hurry."""
+
+    def stop(self) -> None:
+        """Begin to finish: take nothing new in."""
+
+    def finished(self) -> bool:
+        """After `stop`: whether everything in hand is done."""
+        return True
+
+    def close(self) -> None:
+        """Release sockets and files; called once, at an orderly end."""
+
+
+def run(stages: Sequence[Stage], contexts: Sequence[StageContext]) -> int:
+    """Run the stages of one process until they are stopped; returns the process's exit status."""
+    loop = _Loop(stages, contexts)
+    contexts[0].channel.send(Ready())
+    try:
+        while loop.turn():
+            pass
+    finally:
+        for stage in stages:
+            stage.close()
+    return 0
+
+
+class _Accounts:
+    """Handles of the loop's own metrics of one stage."""
+
+    def __init__(self, metrics: MetricWriter) -> None:
+        self.writer = metrics
+        self.heartbeat = metrics["heartbeat_ns"]
+        self.loops = metrics["loops"]
+        self.busy = metrics["busy_ns"]
+        self.idle = metrics["idle_ns"]
+        self.backpressure = metrics["backpressure_ns"]
+        self.housekeeping = metrics["housekeeping_ns"]
+        self.lag_max = metrics["lag_max_ns"]
+        self.loop_gap = metrics["loop_gap"]
+        self.lag_max_ns = 0
+        metrics.set(self.lag_max, 0)
+
+
+class _Loop:
+    def __init__(self, stages: Sequence[Stage], contexts: Sequence[StageContext]) -> None:
+        self._stages = stages
+        self._contexts = contexts
+        self._channel = contexts[0].channel
+        self._accounts = [_Accounts(stage.metrics) for stage in stages]
+        self._poller = zmq.Poller()
+        self._poller.register(self._channel.fileno(), zmq.POLLIN)
+        self._bulk_open = [True] * len(stages)
+        for stage in stages:
+            for source in stage.inputs:
+                self._poller.register(source.socket, zmq.POLLIN)
+        self._stopping = False
+        self._stop_deadline_ns = 0
+        self._mark_ns = time.monotonic_ns()
+        self._housekeeping_ns = self._mark_ns
+        self._probe_ns = self._mark_ns + PROBE_MS * NS_PER_MS
+        self._active = False
+
+    def turn(self) -> bool:
+        """One turn; False when the process should end."""
+        started_ns = self._mark_ns
+        events = dict(self._poller.poll(self._timeout_ms(started_ns)))
+        now = time.monotonic_ns()
+        waited = now - started_ns
+        for stage, accounts in zip(self._stages, self._accounts, strict=True):
+            waiting = accounts.idle if stage.accepts_bulk() else accounts.backpressure
+            accounts.writer.add(waiting, waited)
+        self._probe(now)
+        if self._channel.fileno() in events and not self._obey():
+            return False
+        self._active = False
+        for number, stage in enumerate(self._stages):
+            now = self._serve(number, stage, events, now)
+        if now >= self._housekeeping_ns:
+            now = self._keep_house(now)
+        self._mark_ns = now
+        if self._stopping:
+            done = all(stage.finished() for stage in self._stages)
+            return not (done or now >= self._stop_deadline_ns)
+        return True
+
+    def _serve(self, number: int, stage: Stage, events: dict[object, int], now: int) -> int:
+        handled = 0
+        for source in stage.inputs:
+            if source.socket in events:
+                handled += source.handle()
+        stage.after_inputs(now)
+        self._gate_bulk(number, stage)
+        accounts = self._accounts[number]
+        after = time.monotonic_ns()
+        if handled:
+            self._active = True
+        writer = accounts.writer
+        writer.add(accounts.busy, after - now)
+        writer.add(accounts.loops, 1)
+        writer.set(accounts.heartbeat, after)
+        for other in range(len(self._stages)):  # fused stages wait while this one works
+            if other != number:
+                others = self._accounts[other]
+                others.writer.add(others.idle, after - now)
+        return after
+
+    def _gate_bulk(self, number: int, stage: Stage) -> None:
+        open_now = stage.accepts_bulk() and not self._stopping
+        if open_now != self._bulk_open[number]:
+            self._bulk_open[number] = open_now
+            for source in stage.inputs:
+                if source.bulk:
+                    self._poller.modify(source.socket, zmq.POLLIN if open_now else 0)
+
+    def _timeout_ms(self, now: int) -> int:
+        until = self._housekeeping_ns
+        if self._active:
+            until = min(until, self._probe_ns)
+        for stage in self._stages:
+            deadline = stage.deadline_ns()
+            if deadline is not None:
+                until = min(until, deadline)
+        if self._stopping:
+            until = min(until, now + PROBE_MS * NS_PER_MS)
+        return max(0, -(-(until - now) // NS_PER_MS))
+
+    def _probe(self, now: int) -> None:
+        late = now - self._probe_ns
+        if late < 0:
+            return
+        if self._active:
+            for accounts in self._accounts:
+                accounts.writer.observe(accounts.loop_gap, late)
+                if late > accounts.lag_max_ns:
+                    accounts.lag_max_ns = late
+                    accounts.writer.set(accounts.lag_max, late)
+        self._probe_ns = now + PROBE_MS * NS_PER_MS
+
+    def _keep_house(self, now: int) -> int:
+        for stage, accounts in zip(self._stages, self._accounts, strict=True):
+            stage.housekeeping(now)
+            after = time.monotonic_ns()
+            for each in self._accounts:
+                account = each.housekeeping if each is accounts else each.idle
+                each.writer.add(account, after - now)
+            now = after
+        self._housekeeping_ns = now + HOUSEKEEPING_MS * NS_PER_MS
+        return now
+
+    def _obey(self) -> bool:
+        """Follow the supervisor's orders; False when it is gone."""
+        while True:
+            try:
+                received = self._channel.receive()
+            except EOFError:
+                return False
+            if received is None:
+                return True
+            message, descriptors = received
+            match message:
+                case Attach():
+                    for stage, context in zip(self._stages, self._contexts, strict=True):
+                        context.attach(message, descriptors)
+                        stage.attached(message)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                case PeerDied():
+                    for stage in self._stages:
+                        stage.peer_died(message)
+                case PeerStarted():
+                    for stage in self._stages:
+                        stage.peer_started(message)
+                case Stop():
+                    self._stopping = True
+                    self._stop_deadline_ns = time.monotonic_ns() + message.deadline_ms * NS_PER_MS
+                    for stage in self._stages:
+                        stage.stop()
+                case _:
+                    raise TypeError(f"the supervisor sent {type(message).__name__}")

@@ -1,0 +1,110 @@
+"""The worker's half of the conveyor: ask for trays, judge them, hand them to the sink.
+
+Descriptors come from the intake over `work`. The items are read from the input segment (mapped
+read-only), verdicts are written into this worker's own verdict segment, and two descriptors leave:
+the tray to the sink over `judged`, then word of it to the intake over `done`. The worker keeps
+nothing: it may be killed at any moment, and the intake dispatches what it held again.
+"""
+
+from __future__ import annotations
+
+import zmq
+
+from pipeline.child import StageContext
+from pipeline.control import Attach
+from pipeline.custody import WORKER_CREDIT
+from pipeline.link import Outbox, drain, link_named, open_inbox
+from pipeline.stage import Input, Stage
+from pipeline.tray import (
+    U32,
+    Descriptor,
+    InputSlots,
+    Kind,
+    VerdictSlots,
+    pack_descriptor,
+    unpack_descriptor,
+)
+
+
+class TrayWorker(Stage):
+    """A stage that judges trays; subclasses say how, in `judge`."""
+
+    def __init__(self, context: StageContext, sockets: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._context = context
+        topology = context.topology
+        self._socket = open_inbox(sockets, link_named(topology, "work"), context.index)
+        self._done = Outbox(sockets, link_named(topology, "done"))
+        self._judged = Outbox(sockets, link_named(topology, "judged"))
+        self.inputs = (Input(self._socket, self._handle_work),)
+        self._stopped = False
+        self._attach()
+
+    def judge(self, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
+        """Judge the items of one tray.
+
+        `offsets` is u32[items + 1] into `payload`; item *i* is `payload[offsets[i]:offsets[i +
+        1]]`. `verdicts` is the tray's verdict slot, `verdict_bytes` long, whose layout the subclass
+        defines.
+        """
+        raise NotImplementedError
+
+    def reattached(self) -> None:
+        """The segments are new: forget addresses of the old ones."""
+
+    def attached(self, message: Attach) -> None:
+        """Work for the new epoch; what is left of the old one is ignored."""
+        self._attach()
+        self.reattached()
+
+    def stop(self) -> None:
+        """Nothing in hand outlives a turn, so there is nothing to finish."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._socket.close()
+        self._done.close()
+        self._judged.close()
+
+    def _attach(self) -> None:
+        context = self._context
+        self._input = InputSlots(context.segments["input"].view, context.dims)
+        own = context.segments[f"verdict-{context.index}"]
+        self._verdicts = VerdictSlots(own.view, context.dims)
+        ready = Descriptor(
+            Kind.READY,
+            0,
+            0,
+            context.index,
+            context.epoch,
+            context.incarnation,
+            0,
+            WORKER_CREDIT,
+            0,
+            0,
+        )
+        self._done.send(pack_descriptor(*ready))
+
+    def _handle_work(self) -> int:
+        handled = 0
+        for frame in drain(self._socket, WORKER_CREDIT):
+            work = unpack_descriptor(frame)
+            if not self._is_mine(work):
+                continue
+            self.judge(
+                self._input.payloads[work.tray],
+                self._input.offsets[work.tray][: work.items + 1],
+                self._verdicts.claim(work),
+            )
+            self._judged.send(pack_descriptor(*work._replace(kind=Kind.JUDGED)))
+            self._done.send(pack_descriptor(*work._replace(kind=Kind.DONE)))
+            handled += work.items
+        return handled
+
+    def _is_mine(self, work: Descriptor) -> bool:
+        """Whether the descriptor is for this life of this worker and the filling is still there."""
+        return (
+            work.epoch == self._context.epoch
+            and work.incarnation == self._context.incarnation
+            and self._input.generation(work.tray) == work.generation
+        )
