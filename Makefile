@@ -5,10 +5,10 @@
 # Needs Python 3.11 or newer with pip, and make. The first run installs, later ones start at once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := dev$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)avx512)
-comma := ,
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test install clean

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from node.params import (
     BLOCK_HEADER_BYTES,
@@ -26,11 +27,23 @@ from node.params import (
 )
 
 MERKLE_ARITY = 16
+MAX_HEIGHT = 2**32 - 1  # a position keeps the height in a u32: 27 years of 200 ms blocks
 
 _HEADER = struct.Struct("<IIQQQ32s32s32s")
 _GROUP_BYTES = MERKLE_ARITY * ID_BYTES
 
 assert _HEADER.size == BLOCK_HEADER_BYTES
+
+
+class TxPosition(NamedTuple):
+    """Where a final transaction lies: height, number in its block, and how many outputs it made.
+
+    Height 0 is a genesis allocation id; a reward has the number that follows its block's last.
+    """
+
+    height: int
+    position: int
+    n_outputs: int
 
 
 class BlockFormatError(ValueError):

@@ -73,7 +73,7 @@ class MempoolSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, Meta(ge=1, le=10_000_000, description="Transactions waiting for a block, at most.")
     ] = 100_000
     max_mb: Annotated[
-        int, Meta(ge=1, le=65_536, description="Their bytes together, in MB (10^6 bytes).")
+        int, Meta(ge=1, le=65_536, description="Their bytes together, in MiB (2^20 bytes).")
     ] = 64
     relay_fee_per_kb: Annotated[
         int,
@@ -104,7 +104,7 @@ class MempoolSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 10_000
     max_orphan_mb: Annotated[
-        int, Meta(ge=1, le=4_096, description="Their bytes together, in MB (10^6 bytes).")
+        int, Meta(ge=1, le=4_096, description="Their bytes together, in MiB (2^20 bytes).")
     ] = 8
 
 
@@ -129,10 +129,10 @@ class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Memory of the database."""
 
     cache_mb: Annotated[
-        int, Meta(ge=8, le=1_048_576, description="Read cache of the database, in MB.")
+        int, Meta(ge=8, le=1_048_576, description="Read cache of the database, in MiB.")
     ] = 64
     write_buffer_mb: Annotated[
-        int, Meta(ge=4, le=65_536, description="Write buffers of the database, in MB.")
+        int, Meta(ge=4, le=65_536, description="Write buffers of the database, in MiB.")
     ] = 32
 
 
@@ -153,8 +153,8 @@ class PipelineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=8,
             le=4_096,
-            description="Trays that circulate between the stages; each takes about 0.4 MB, and "
-            "0.3 MB more for every verifier after the first.",
+            description="Trays that circulate between the stages; each takes about 0.4 MiB, and "
+            "0.3 MiB more for every verifier after the first.",
         ),
     ] = 64
     fuse: Annotated[
@@ -170,7 +170,7 @@ class PipelineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=1_048_576,
-            description="Resident memory at which a process is restarted, in MB; 0 is no limit.",
+            description="Resident memory above which a stage is restarted, in MiB; 0 is no limit.",
         ),
     ] = 0
 
@@ -211,7 +211,7 @@ def defaults(network: str) -> Config:
     """The configuration of a node of ``network`` (a key of ``RPC_PORTS``) whose config.toml is
     empty.
     """
-    rpc_port = RPC_PORTS[network]
+    rpc_port = RPC_PORTS[network_of(network)]
     return Config(
         network=NetworkSection(
             listen=f"tcp://127.0.0.1:{rpc_port + 1}", notify=f"tcp://127.0.0.1:{rpc_port + 2}"

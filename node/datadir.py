@@ -241,8 +241,11 @@ def check_space(path: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
 
 
 @contextmanager
-def locked(where: Layout) -> Iterator[None]:
-    """Hold the data directory for this process; raises ``NodeRunning`` if another one has it."""
+def locked(where: Layout, *, touch: bool = True) -> Iterator[None]:
+    """Hold the data directory for this process; raises ``NodeRunning`` if another one has it.
+
+    The lock file names the holder, for the message that others get; not without ``touch``.
+    """
     try:
         fd = os.open(
             where.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
@@ -259,11 +262,21 @@ def locked(where: Layout) -> Iterator[None]:
                 f"a node{by} is running on {where.root} already",
                 "stop that one first, or give another --datadir",
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        if touch:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
+
+
+def in_use(where: Layout) -> bool:
+    """Whether some process holds the data directory now."""
+    try:
+        with locked(where, touch=False):
+            return False
+    except NodeRunning:
+        return True
 
 
 def _read_marker(path: Path) -> bytes:

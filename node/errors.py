@@ -60,6 +60,10 @@ class PreflightError(NodeError):
 _CAUSES = {
     errno.ENOSPC: ("no space left on the device of {0}", "free some space and try again"),
     errno.EDQUOT: ("the disk quota of {0} is used up", "raise the quota or free some space"),
+    errno.EFBIG: (
+        "{0} would exceed the limit on file sizes",
+        "raise it (ulimit -f) and try again",
+    ),
     errno.EACCES: ("no permission for {0}", "run as the user that owns it, or change its owner"),
     errno.EPERM: ("no permission for {0}", "run as the user that owns it, or change its owner"),
     errno.EROFS: (

@@ -1,12 +1,14 @@
 """The order of fees: which pool entry pays best, which worst, and which is oldest.
 
-The pool tells it of every entry that comes and goes; block selection, eviction and expiry ask it. It
-keeps one row per entry in flat columns, in order of arrival, so that a tray is appended in one step and
-a question about 100,000 entries is a few NumPy calls. Rows of departed entries are marked dead and swept
-when they outnumber the live ones. A sequence number names an entry for ever; a row is only where it lies.
+The pool tells it of every entry that comes and goes; block selection, eviction and expiry ask it.
+It keeps one row per entry in flat columns, in order of arrival, so that a tray is appended in one
+step and a question about 100,000 entries is a few NumPy calls. Rows of departed entries are marked
+dead and swept when they outnumber the live ones. A sequence number names an entry for ever; a row
+is only where it lies.
 
-Rates rank by (rate, arrival): of equal rates the earlier entry is the better one. The pool gives a child
-a rate no higher than its parents', so the better half of any cut contains the parents of all it contains.
+Rates rank by (rate, arrival): of equal rates the earlier entry is the better one. The pool gives a
+child a rate no higher than its parents', so the better half of any cut contains the parents of all
+it contains.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class FeeOrder:
         self._alive = bytearray()
         self._live_count = 0
         self._next_sequence = 0
-        # The heap exists only while the pool is at its limits; rows from _heaped on are not in it yet.
+        # The heap exists only while the pool is at its limits; rows from _heaped on are not in it
+        # yet.
         self._heap: list[Candidate] | None = None
         self._heaped = 0
 
@@ -160,7 +163,8 @@ class FeeOrder:
         return [ids[row] for row in rows[np.argsort(-rates, kind="stable")].tolist()]
 
     def pop_worst(self) -> Candidate | None:
-        """Take the worst entry out of the eviction order (not out of the pool); None when none is left.
+        """Take the worst entry out of the eviction order (not out of the pool); None when none is
+        left.
 
         What is popped and stays in the pool must come back through ``push``.
         """
@@ -168,7 +172,8 @@ class FeeOrder:
         while heap:
             candidate = heappop(heap)
             row = self._row(-candidate[1])
-            # Dead entries and outdated rates are dropped here rather than searched for when they arise.
+            # Dead entries and outdated rates are dropped here rather than searched for when they
+            # arise.
             if (
                 row < len(self._ids)
                 and self._sequences[row] == -candidate[1]

@@ -1,7 +1,7 @@
 """Logging: one event a line on standard error, for people on a terminal and as JSON elsewhere.
 
 Every process of the node configures it once (``configure``) and then uses the logger it gets: a
-short event in plain words and facts as keywords (``log.info("block committed", height=7)``). Lines
+short event in snake_case and facts as keywords (``log.info("block_committed", height=7)``). Lines
 of several processes share one standard error: each line is written by a single write and so stays
 whole. Nothing that could spoil a line or a terminal gets through (control characters are escaped),
 and values whose names say that they are secret are not written.
@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from itertools import islice
 from typing import Any, Final, TextIO
 
 import orjson
@@ -22,6 +23,9 @@ from structlog.typing import FilteringBoundLogger
 
 MAX_VALUE_CHARACTERS: Final = 2_000
 """A longer value is cut: a log line is for reading."""
+
+MAX_ENTRIES: Final = 64
+"""Of a list or mapping, more are not written."""
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -48,6 +52,7 @@ def configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=log_format == "json"),
+            _name_source,
             _name_exception,
             _hide_secrets,
             _Human(coloured) if log_format == "human" else _json,
@@ -55,27 +60,35 @@ def configure(
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=lambda *_: _Lines(out),
+        logger_factory=lambda *names: _Lines(out, str(names[0]) if names else process),
         cache_logger_on_first_use=False,
     )
-    logger: FilteringBoundLogger = structlog.get_logger(process=process)
+    logger: FilteringBoundLogger = structlog.get_logger(process)
     return logger
 
 
 class _Lines:
     """Writes a line, newline included, by one write."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, source: str) -> None:
         self._stream = stream
+        self.source = source
 
     def msg(self, line: str) -> None:
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
-        except (BrokenPipeError, ValueError):  # whoever read the log is gone; the node goes on
+        except (OSError, ValueError):  # nobody reads the log, or its disk is full; the node goes on
             pass
 
     debug = info = warning = warn = error = critical = exception = fatal = msg
+
+
+def _name_source(
+    logger: _Lines, _: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    event["source"] = logger.source
+    return event
 
 
 def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -104,15 +117,21 @@ def _hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
 
 
 def _plain(value: object) -> object:
-    """A value as a log line may hold it: bytes in hexadecimal, numbers as they are, the rest as
-    text.
-    """
-    if value is None or isinstance(value, bool | int | float):
+    """A value as JSON has it: bytes in hexadecimal, and as text what JSON does not know."""
+    if value is None or isinstance(value, bool | float):
         return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in islice(value.items(), MAX_ENTRIES)}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value[:MAX_ENTRIES]]
     text = value.hex() if isinstance(value, bytes | bytearray | memoryview) else str(value)
     if len(text) > MAX_VALUE_CHARACTERS:
         text = text[:MAX_VALUE_CHARACTERS] + "…"
-    return text
+    return text.encode("utf-8", "backslashreplace").decode(
+        "utf-8"
+    )  # lone surrogates, of file names
 
 
 def _escape(text: str) -> str:
@@ -120,16 +139,16 @@ def _escape(text: str) -> str:
 
 
 def _json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-    first = {name: event.pop(name, None) for name in ("timestamp", "level", "process", "event")}
-    return orjson.dumps(
-        {name: _plain(value) for name, value in (first | dict(event)).items()},
-        default=str,
-        option=orjson.OPT_NON_STR_KEYS,
-    ).decode("utf-8", "replace")
+    first = {name: event.pop(name, None) for name in ("timestamp", "level", "source", "event")}
+    line = orjson.dumps({name: _plain(value) for name, value in (first | dict(event)).items()})
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode("utf-8"))
 
 
 class _Human:
-    """ "12:01:09 ! verify-0   was restarted  deaths=2 signal=SIGKILL", coloured on a terminal."""
+    """A line for people: clock, mark of the level, source, event, facts; coloured on a terminal.
+
+    "12:01:09 ! timed      process_died  process=verify-0  cause=SIGKILL"
+    """
 
     def __init__(self, coloured: bool) -> None:
         self._coloured = coloured
@@ -137,14 +156,18 @@ class _Human:
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> str:
         clock = str(event.pop("timestamp"))[11:19]
         level = str(event.pop("level"))
-        process = str(event.pop("process", "-"))
+        source = str(event.pop("source"))
         said = _escape(str(_plain(event.pop("event"))))
         facts = [f"{name}={_quote(_plain(value))}" for name, value in event.items()]
-        line = "  ".join([f"{clock} {_LEVEL_MARK.get(level, ' ')} {process:<10} {said}", *facts])
+        line = "  ".join([f"{clock} {_LEVEL_MARK.get(level, ' ')} {source:<10} {said}", *facts])
         colour = _COLOUR.get(level)
         return f"{colour}{line}\x1b[0m" if self._coloured and colour else line
 
 
 def _quote(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{_quote(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return ",".join(_quote(each) for each in value)
     text = _escape(str(value))
     return f'"{text}"' if " " in text or not text else text

@@ -1,10 +1,11 @@
 """Orphans: verified transactions whose parent this node has not seen yet.
 
-Admission puts them here and takes them back when a parent arrives in the mempool or in a block. The pool
-is keyed by exact bytes, not by transaction id: signatures were verified against each transaction's own
-witness keys, and only the parent tells whether those keys own what is spent, so several witness sets of
-one id may wait side by side and a bad one never displaces the good one. Bounded by count and by bytes;
-the oldest leaves first. It holds bytes and arrival times, nothing else; a restart forgets it.
+Admission puts them here and takes them back when a parent arrives in the mempool or in a block. The
+pool is keyed by exact bytes, not by transaction id: signatures were verified against each
+transaction's own witness keys, and only the parent tells whether those keys own what is spent, so
+several witness sets of one id may wait side by side and a bad one never displaces the good one.
+Bounded by count and by bytes; the oldest leaves first. It holds bytes and arrival times, nothing
+else; a restart forgets it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ class Orphan:
 class OrphanPool:
     """Orphans in order of age, each waiting for one missing parent at a time.
 
-    Waiting for one parent keeps the work bounded: an orphan is judged again once for each parent that
-    it turned out to lack, never for each arrival.
+    Waiting for one parent keeps the work bounded: an orphan is judged again once for each parent
+    that it turned out to lack, never for each arrival.
     """
 
-    __slots__ = ("_awaited", "_held", "_max_bytes", "_max_count", "_ready", "_size_bytes", "_waiting")
+    __slots__ = (
+        "_awaited",
+        "_held",
+        "_max_bytes",
+        "_max_count",
+        "_ready",
+        "_size_bytes",
+        "_waiting",
+    )
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
         self._max_count = max_count
@@ -60,8 +69,8 @@ class OrphanPool:
     def add(self, orphan: Orphan, parent: bytes) -> int | None:
         """Hold ``orphan`` until ``parent`` arrives; return how many older ones left to make room.
 
-        Returns None, and changes nothing, when the orphan alone exceeds the limits. An orphan that is
-        already held keeps its age and stays as it is.
+        Returns None, and changes nothing, when the orphan alone exceeds the limits. An orphan that
+        is already held keeps its age and stays as it is.
         """
         size_bytes = len(orphan.raw)
         if self._max_count == 0 or size_bytes > self._max_bytes:
@@ -74,14 +83,11 @@ class OrphanPool:
             evicted += 1
         self._held[orphan.raw] = orphan
         self._size_bytes += size_bytes
-        self._await(orphan.raw, parent)
+        self.wait_again(orphan.raw, parent)
         return evicted
 
-    def wait_again(self, orphan: Orphan, parent: bytes) -> None:
-        """Let a held orphan that was judged again wait for another missing parent."""
-        self._await(orphan.raw, parent)
-
-    def _await(self, raw: bytes, parent: bytes) -> None:
+    def wait_again(self, raw: bytes, parent: bytes) -> None:
+        """Let a held orphan wait for a missing parent."""
         self._awaited[raw] = parent
         self._waiting.setdefault(parent, {})[raw] = None
 

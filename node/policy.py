@@ -1,13 +1,17 @@
 """Mempool policy: this node's own limits on what it holds and relays.
 
-The numbers come from the configuration and go to the mempool's parts. Policy is a node's choice and never
-part of block validity, so two nodes with different limits still agree on every block. Pure arithmetic on
-integers; an impossible limit is a ``ValueError`` when the value is made.
+The numbers come from the configuration and go to the mempool's parts. Policy is a node's choice and
+never part of block validity, so two nodes with different limits still agree on every block. Pure
+arithmetic on integers; an impossible limit is a ``ValueError`` when the value is made.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from node.params import MAX_AMOUNT, MAX_TX_BYTES
 
@@ -19,9 +23,9 @@ MAX_RELAY_FEE_PER_KB = MAX_AMOUNT // 100  # far beyond sense, and its products f
 class PolicyLimits:
     """What one node admits to its mempool; every field is configurable.
 
-    Counts are transactions, ``*_bytes`` are bytes of raw transactions (the process needs about four times
-    as much memory for small ones), fees are units, times are milliseconds. Raises ``ValueError`` naming
-    the field whose value is impossible.
+    Counts are transactions, ``*_bytes`` are bytes of raw transactions (the process needs about four
+    times as much memory for small ones), fees are units, times are milliseconds. Raises
+    ``ValueError`` naming the field whose value is impossible.
     """
 
     max_count: int = 200_000
@@ -57,8 +61,11 @@ class PolicyLimits:
             )
 
 
-def relay_fee(size_bytes: int, relay_fee_per_kb: int) -> int:
-    """Least fee in units for a transaction of ``size_bytes``, rounded up."""
+Sizes = TypeVar("Sizes", int, npt.NDArray[np.int64])
+
+
+def relay_fee(size_bytes: Sizes, relay_fee_per_kb: int) -> Sizes:
+    """Least fee in units for a transaction of ``size_bytes`` (or for each of an array), rounded up."""
     return -(-size_bytes * relay_fee_per_kb // RATE_BYTES)
 
 

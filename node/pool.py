@@ -1,13 +1,15 @@
 """The pool: transactions that wait for a block, and which output each of them spends.
 
-``node.admission`` puts judged transactions in; blocks, eviction, replacement and expiry take them out.
-Kept per transaction is one tuple: its bytes, fee, outpoints, parents in the pool, ancestor count and its
-number in the order of fees. No two entries spend one outpoint. Entries lie in order of arrival, and a
-parent always arrives before its child, so that order is topological. What leaves takes its descendants
-along, except into a block. Bounded by count and by bytes, which admission asks for before it inserts.
+``node.admission`` puts judged transactions in; blocks, eviction, replacement and expiry take them
+out. Kept per transaction is one tuple: its bytes, fee, outpoints, parents in the pool, ancestor
+count and its number in the order of fees. No two entries spend one outpoint. Entries lie in order
+of arrival, and a parent always arrives before its child, so that order is topological. What leaves
+takes its descendants along, except into a block. Bounded by count and by bytes, which admission
+asks for before it inserts.
 
-Children are found through ``spent`` by those who know an outpoint, and through ``_children`` by walks over
-families: a row there exists only for a parent whose child waits too, so plain payments never pay for it.
+Children are found through ``spent`` by those who know an outpoint, and through ``_children`` by
+walks over families: a row there exists only for a parent whose child waits too, so plain payments
+never pay for it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from operator import itemgetter
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +35,19 @@ from node.params import (
 )
 from node.policy import PolicyLimits, fee_rate
 
-# raw bytes, fee, outpoints, ids of parents that were in the pool, ancestors with itself, order number.
-# A plain tuple: C code makes 70,000 a second of them, and the cyclic collector lets go of a tuple that
-# holds only bytes, integers and such tuples.
+# raw bytes, fee, outpoints, ids of parents that were in the pool, ancestors with itself, order
+# number. A plain tuple: C code makes 70,000 a second of them, and the cyclic collector lets go of a
+# tuple that holds only bytes, integers and such tuples.
 Entry = tuple[bytes, int, tuple[bytes, ...], tuple[bytes, ...], int, int]
-RAW, FEE, OUTPOINTS, PARENTS, ANCESTORS, SEQUENCE = range(6)
+RAW: Final = 0
+FEE: Final = 1
+PARENTS: Final = 3
+ANCESTORS: Final = 4
+SEQUENCE: Final = 5
 
 _EXPIRE_AT_ONCE = 5_000  # entries per call of expire(): a few milliseconds
 _SELECT_MISSES = 1_000  # entries that a full block may pass over while it looks for one that fits
 
-_OUTPOINTS = itemgetter(OUTPOINTS)
 _RAW = itemgetter(RAW)
 
 
@@ -58,9 +64,9 @@ class Selection:
 class Counters:
     """Everything that ever entered the pool, and how it left (transactions).
 
-    ``admitted == finalised + evicted + replaced + expired + conflicted + lost_at_restart + pending``
-    at every moment, where pending is what the pool holds. ``finalised`` counts what left into a block,
-    not the block's other transactions.
+    ``admitted == finalised + evicted + replaced + expired + conflicted + lost_at_restart +
+    pending`` at every moment, where pending is what the pool holds. ``finalised`` counts what left
+    into a block, not the block's other transactions.
 
     ``orphaned == adopted + orphans_evicted + orphans_expired + orphans_rejected + orphans held``;
     an adopted orphan counts as admitted too.
@@ -196,8 +202,8 @@ class Pool:
     def ancestor_count(self, parents: Collection[bytes], limit: int) -> int:
         """Count the distinct entries among ``parents`` and their ancestors; stops above ``limit``.
 
-        A stored count is exact or too high (ancestors become final), so the walk is made only when the
-        sum of the stored ones is over the limit.
+        A stored count is exact or too high (ancestors become final), so the walk is made only when
+        the sum of the stored ones is over the limit.
         """
         entries = self.entries
         bound = sum(entries[parent][ANCESTORS] for parent in parents)
@@ -277,9 +283,9 @@ class Pool:
     ) -> list[bytes] | None:
         """Choose entries to evict so that ``count`` entries and ``size_bytes`` bytes become free.
 
-        Only entries of a rate below ``rate``, lowest first, descendants before their ancestors, nothing
-        pinned and nothing that a pinned entry descends from; those in ``leaving`` are passed over. None
-        when that does not make enough room. The chosen ones must be removed, or given back (``spare``).
+        Only entries of a rate below ``rate``, lowest first, descendants before their ancestors,
+        nothing pinned and nothing that a pinned entry descends from; those in ``leaving`` are
+        passed over. None when that does not make enough room. The chosen ones must then be removed.
         """
         chosen: dict[bytes, Candidate] = {}
         passed: list[Candidate] = []
@@ -315,7 +321,8 @@ class Pool:
     def expire(self, until_ms: int) -> int:
         """Drop entries admitted at ``until_ms`` or before, with descendants; return how many.
 
-        Pinned entries and their ancestors stay. The work of one call is bounded; the next call goes on.
+        Pinned entries and their ancestors stay. The work of one call is bounded; the next call goes
+        on.
         """
         old = self._order.arrived_until(until_ms, _EXPIRE_AT_ONCE + len(self._pinned))
         gone: dict[bytes, None] = {}
@@ -360,7 +367,8 @@ class Pool:
         if self._children and known:
             self._release_children(block_txids)
         if conflicting:
-            # A block's transaction spends what one of these spends; those in the block are gone already.
+            # A block's transaction spends what one of these spends; those in the block are gone
+            # already.
             family = self.family(txid for txid in conflicting if txid in entries)
             assert family is not None
             self.counters.conflicted += self.remove(family)
@@ -383,9 +391,7 @@ class Pool:
         entries = self.entries
         freed: list[bytes] = []
         for txid in block_txids:
-            freed.extend(
-                child for child in self._children.pop(txid, ()) if child in entries
-            )
+            freed.extend(child for child in self._children.pop(txid, ()) if child in entries)
         while freed:
             txid = freed.pop()
             raw, fee, _, parents, _, sequence = entries[txid]
@@ -399,13 +405,14 @@ class Pool:
     def select(self, max_bytes: int, max_count: int) -> Selection:
         """Choose transactions for a block of at most ``max_bytes`` and ``max_count``.
 
-        Everything, in order of arrival, where everything fits; else the best fee rates first, where a
-        child ranks no better than its parents. Either order has parents before children.
+        Everything, in order of arrival, where everything fits; else the best fee rates first, where
+        a child ranks no better than its parents. Either order has parents before children.
         """
         entries = self.entries
         if len(entries) <= max_count and self.size_bytes <= max_bytes:
             return Selection(list(entries), list(map(_RAW, entries.values())), self.fees)
-        # All that could fit if every transaction were as small as can be, and then some to pass over.
+        # All that could fit if every transaction were as small as can be, and then some to pass
+        # over.
         candidates = min(max_count, max_bytes // MIN_TX_BYTES) + _SELECT_MISSES
         txids: list[bytes] = []
         raws: list[bytes] = []

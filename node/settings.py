@@ -17,7 +17,7 @@ from node.datadir import Layout
 from node.genesis import Genesis, genesis_id, salt_of
 from node.policy import PolicyLimits
 
-BYTES_PER_MB = 1_000_000
+BYTES_PER_MB = 1 << 20
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +43,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     policy: PolicyLimits
     pace_ms: int
     empty_pace_ms: int
-    cache_mb: int
-    write_buffer_mb: int
-    rss_limit_bytes: int  # 0: none
+    cache_mb: int  # MiB
+    write_buffer_mb: int  # MiB
+    rss_limit_mb: int | None  # MiB, of every stage's process; the supervisor sees to it
     log_level: str
     log_format: (
         str  # "human" or "json": auto is resolved in the parent, whose stderr the children share
@@ -91,7 +91,7 @@ def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool)
         empty_pace_ms=config.block.empty_pace_s * 1_000,
         cache_mb=config.store.cache_mb,
         write_buffer_mb=config.store.write_buffer_mb,
-        rss_limit_bytes=config.pipeline.rss_limit_mb * BYTES_PER_MB,
+        rss_limit_mb=config.pipeline.rss_limit_mb or None,
         log_level=config.log.level,
         log_format=log_format,
     )

@@ -125,7 +125,7 @@ class IdHasher:
         state.update(body)
         return state.digest()
 
-    def body_ids(self, bodies: Iterable[bytes]) -> bytes:
+    def body_ids(self, bodies: Iterable[bytes | memoryview]) -> bytes:
         """Return the ids of ``n`` bodies back to back: ``n * 32`` bytes."""
         fresh = self._prepared.copy
         digests = []

@@ -1,11 +1,11 @@
 """The first and last thing that runs in a child process.
 
-``child_main`` is what the supervisor spawns. From the supervisor come, as descriptors, the plan (pickled
-once, the same for all), the metrics segment and the channel with the first ``Attach`` already in it;
-from here they go to the stages' ``build`` functions as a ``StageContext``, and control goes to the run
-loop. The process dies with its supervisor (PDEATHSIG), whatever state it is in; it ignores SIGINT and
-SIGTERM, because a stop is the supervisor's to order; an ``OperatorError`` ends the node, any other
-exception only this process.
+``child_main`` is what the supervisor spawns. From the supervisor come, as descriptors, the plan
+(pickled once, the same for all), the metrics segment and the channel with the first ``Attach``
+already in it; from here they go to the stages' ``build`` functions as a ``StageContext``, and
+control goes to the run loop. The process dies with its supervisor (PDEATHSIG), whatever state it is
+in; it ignores SIGINT and SIGTERM, because a stop is the supervisor's to order; an ``OperatorError``
+ends the node, any other exception only this process.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from multiprocess import reduction
-
 from pipeline.control import MAX_TEXT_CHARACTERS, Attach, Channel, Fatal
 from pipeline.errors import ControlError, OperatorError
 from pipeline.metrics import ProcessMetricsLayout
 from pipeline.segment import MappedSegment, map_segment
+from pipeline.signals import STOP_SIGNALS
 from pipeline.topology import ProcessSpec, Topology, TrayDims
 
 DEFAULT_RUNNER = "pipeline.stage:run"
 FAILED_EXIT_STATUS = 1
-ATTACH_WAIT_MS = 10_000  # the message lies there before the process exists; only a bug makes it wait
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ATTACH_WAIT_MS = (
+    10_000  # the message lies there before the process exists; only a bug makes it wait
+)
 
 # Linux, prctl(2).
 _PR_SET_PDEATHSIG = 1
@@ -53,6 +52,8 @@ class PassedFd:
         self.fd = fd
 
     def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocess import reduction  # only where it spawns; whoever builds stages needs none
+
         return _receive_fd, (reduction.DupFd(self.fd),)
 
 
@@ -90,8 +91,9 @@ class Launch:
 class StageContext:
     """What a stage is built from; ``segments`` and ``epoch`` change with every ``Attach``.
 
-    ``metrics.view`` is the stage's own region of shared memory, for one ``MetricWriter``. ``settings``
-    is the application's, opaque here. Stages of one process share ``channel``, which the run loop reads.
+    ``metrics.view`` is the stage's own region of shared memory, for one ``MetricWriter``.
+    ``settings`` is the application's, opaque here. Stages of one process share ``channel``, which
+    the run loop reads.
     """
 
     name: str
@@ -163,9 +165,7 @@ def _work(launch: Launch, channel: Channel) -> int:
         os.sched_setaffinity(0, process.cores)
     contexts = _contexts(launch, plan, channel)
     _attach_first(channel, contexts)
-    stages = [
-        import_path(plan.topology.stage(context.name).build)(context) for context in contexts
-    ]
+    stages = [import_path(plan.topology.stage(context.name).build)(context) for context in contexts]
     return int(import_path(plan.runner)(stages, contexts))
 
 

@@ -1,13 +1,13 @@
 """What the supervisor says to its children, they to it, and strangers to it.
 
-Two conversations. A ``Channel`` (socketpair, one typed message a datagram, descriptors beside it) joins
-the supervisor to each child; the end of the other side closes it, so a child learns at once that its
-supervisor died. The ``ControlServer`` answers whoever connects to ``control.sock`` in the run directory
-(0600, in a directory 0700): one JSON object a line in, one out.
+Two conversations. A ``Channel`` (socketpair, one typed message a datagram, descriptors beside it)
+joins the supervisor to each child; the end of the other side closes it, so a child learns at once
+that its supervisor died. The ``ControlServer`` answers whoever connects to ``control.sock`` in the
+run directory (0600, in a directory 0700): one JSON object a line in, one out.
 
-Neither may hold up the supervisor: nothing here waits, every buffer and every client has a bound, and
-all clients of the control socket together get a fixed number of wake-ups a second. What kills a client
-is silence, haste, garbage or not reading; it never kills anything else.
+Neither may hold up the supervisor: nothing here waits, every buffer and every client has a bound,
+and all clients of the control socket together get a fixed number of wake-ups a second. What kills a
+client is silence, haste, garbage or not reading; it never kills anything else.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class SegmentGrant(msgspec.Struct, frozen=True):
 class Attach(msgspec.Struct, frozen=True, tag="attach"):
     """Use these segments from now on; those of an older epoch are history.
 
-    Every other process has this in its queue before the intake of that epoch exists, so whoever meets
-    a descriptor of an epoch that it does not know finds the Attach by reading its channel first.
+    Every other process has this in its queue before the intake of that epoch exists, so whoever
+    meets a descriptor of an epoch that it does not know finds the Attach by reading its channel
+    first.
     """
 
     epoch: int
@@ -53,8 +54,8 @@ class Attach(msgspec.Struct, frozen=True, tag="attach"):
 class PeerDied(msgspec.Struct, frozen=True, tag="peer_died"):
     """A stage of another process is dead and reaped: it writes nothing any more, anywhere.
 
-    ``signal`` if one ended it, else ``exit_status``. The supervisor's own kills (hung, too much memory)
-    show as SIGKILL.
+    ``signal`` if one ended it, else ``exit_status``. The supervisor's own kills (hung, too much
+    memory) show as SIGKILL.
     """
 
     stage: str
@@ -113,8 +114,8 @@ FD_BYTES = array.array("i").itemsize
 class Channel:
     """One end of the conversation between the supervisor and a child; never waits.
 
-    Owns its socket. ``accept_fds`` says how many descriptors a message may bring; the supervisor takes
-    none from its children (the kernel closes what they send).
+    Owns its socket. ``accept_fds`` says how many descriptors a message may bring; the supervisor
+    takes none from its children (the kernel closes what they send).
     """
 
     def __init__(self, sock: socket.socket, *, accept_fds: int = MAX_FDS) -> None:
@@ -134,14 +135,14 @@ class Channel:
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send a message, and duplicates of ``fds``, which stay the caller's.
 
-        Raises ChannelFull if the other end has not read hundreds of messages, ChannelClosed if it is
-        gone, ControlError if the message is too large.
+        Raises ChannelFull if the other end has not read hundreds of messages, ChannelClosed if it
+        is gone, ControlError if the message is too large.
         """
         data = _encode(message)
         if len(data) > MAX_MESSAGE_BYTES or len(fds) > MAX_FDS:
             raise ControlError(
-                f"a {type(message).__name__} of {len(data)} bytes and {len(fds)} descriptors is over "
-                f"the limit of {MAX_MESSAGE_BYTES} and {MAX_FDS}"
+                f"a {type(message).__name__} of {len(data)} bytes and {len(fds)} descriptors "
+                f"is over the limit of {MAX_MESSAGE_BYTES} and {MAX_FDS}"
             )
         try:
             socket.send_fds(self._socket, [data], list(fds))
@@ -155,8 +156,8 @@ class Channel:
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors (now the caller's), or None if there is none yet.
 
-        Raises ChannelClosed (an EOFError) when the other end is gone, ControlError for a message that
-        breaks the contract, whose descriptors are closed.
+        Raises ChannelClosed (an EOFError) when the other end is gone, ControlError for a message
+        that breaks the contract, whose descriptors are closed.
         """
         try:
             data, ancillary, flags = self._receive()
@@ -219,16 +220,30 @@ MAX_CLIENTS = 16
 MAX_REQUEST_BYTES = 4096
 CLIENT_IDLE_S = 1.0  # without a request, or without reading its answer, for so long: dropped
 MAX_REPLY_BYTES = 8 * 1024 * 1024
-# All clients together: a status page polled ten times a second by a dozen watchers fits, a busy loop
-# does not. A spent budget only makes clients wait.
+# All clients together: a status page polled ten times a second by a dozen watchers fits, a busy
+# loop does not. A spent budget only makes clients wait.
 WAKEUPS_PER_SECOND = 200.0
 WAKEUPS_BURST = 100.0
 PAUSE_S = 0.1
 
 
+class MetricsSegment(msgspec.Struct, frozen=True):
+    """One segment of a ``MetricsAnswer``, laid out as ``metrics.ProcessMetricsLayout`` says."""
+
+    process: str
+    members: tuple[tuple[str, int], ...]
+    region_bytes: int
+
+
+class MetricsAnswer(msgspec.Struct, frozen=True):
+    """The answer to {"ask": "metrics"}; the descriptors travel in the same order, read-only."""
+
+    segments: list[MetricsSegment]
+
+
 @dataclass(slots=True)
 class Reply:
-    """An answer: bytes of one line, and descriptors to pass with its first byte (closed when sent)."""
+    """An answer: one line, and descriptors to pass with its first byte (closed when sent)."""
 
     line: bytes
     fds: list[int] = field(default_factory=list)
@@ -243,16 +258,17 @@ class _Client:
     fds: list[int] = field(default_factory=list)
 
 
-class _Misbehaved(Exception):
-    """A client that is dropped: gone, or too long a request."""
+class _Gone(Exception):
+    """The client has left, or has to."""
 
 
 class ControlServer:
     """Answers clients on a listening unix socket, inside the supervisor's selector loop.
 
-    ``answer(request) -> Reply`` gets the parsed JSON object of a request line; what it raises is not
-    caught. Registers its descriptors in ``selector`` with ``data`` a callback of one argument, the
-    time in seconds, which the loop calls for any event. ``next_due_s`` says when to call ``tick``.
+    ``answer(request) -> Reply`` gets the parsed JSON object of a request line; what it raises is
+    not caught. Registers its descriptors in ``selector`` with ``data`` a callback of one argument,
+    the time in seconds, which the loop calls for any event. ``next_due_s`` says when to call
+    ``tick``.
     """
 
     def __init__(
@@ -271,6 +287,7 @@ class ControlServer:
         self._paused_until_s: float | None = None
         self._listening = False
         self.dropped = 0
+        """Clients that misbehaved: silent, too long a request, not reading the answer."""
         self._listen()
 
     def next_due_s(self) -> float | None:
@@ -291,6 +308,7 @@ class ControlServer:
                 client.deadline_s += paused_s  # it could not be heard
                 self._watch(client)
         for client in [c for c in self._clients.values() if now_s >= c.deadline_s]:
+            self.dropped += 1
             self._drop(client)
         self._listen()
 
@@ -353,7 +371,6 @@ class ControlServer:
             self._unlisten()
 
     def _drop(self, client: _Client) -> None:
-        self.dropped += 1
         self._clients.pop(client.sock.fileno(), None)
         with suppress(KeyError):
             self._selector.unregister(client.sock)
@@ -371,7 +388,7 @@ class ControlServer:
                 self._write(client, now_s)
         except BlockingIOError:
             return
-        except (OSError, _Misbehaved):
+        except (OSError, _Gone):
             self._drop(client)
             return
         self._watch(client)
@@ -382,8 +399,11 @@ class ControlServer:
             data = client.sock.recv(MAX_REQUEST_BYTES + 1 - len(client.request))
             client.request += data
             if b"\n" not in client.request:
-                if not data or len(client.request) > MAX_REQUEST_BYTES:
-                    raise _Misbehaved
+                if len(client.request) > MAX_REQUEST_BYTES:
+                    self.dropped += 1
+                    raise _Gone
+                if not data:
+                    raise _Gone
                 return
         line, _, client.request = client.request.partition(b"\n")
         try:

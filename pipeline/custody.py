@@ -15,7 +15,7 @@ The rules:
 - A new sink gets everything that was judged and that no sink returned; what was answered already is
   acknowledged by it, and answered only once.
 - A worker that dies of a crash signal twice with the same tray in hand makes the tray *suspect to
-  split*: the intake copies its items into two new trays, until a tray of one item kills, and that
+  split*: the intake copies its items into other trays, until a tray of one item kills, and that
   item is quarantined. Suspects are dispatched to a worker that holds nothing else, so nobody else
   is blamed.
 
@@ -29,9 +29,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from pipeline.descriptor import Descriptor, Kind
 from pipeline.errors import PipelineError
 from pipeline.topology import TrayDims
-from pipeline.tray import Descriptor, Kind
 
 PRIORITIES = 3  # 0 urgent, 1 requested, 2 bulk
 WORKER_CREDIT = 2  # trays that one worker may have in hand: one in work, one to go on with

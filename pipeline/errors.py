@@ -1,14 +1,14 @@
 """The errors of the pipeline, in one small tree that says whose fault a failure is.
 
-``OperatorError`` is for what only a person can put right (configuration, permissions, a full disk): the
-process that meets one ends the whole node with its message and its exit status, and no restart is tried.
-Everything else is ours: the process dies loudly and the supervisor starts it again.
+``OperatorError`` is for what only a person can put right (configuration, permissions, a full disk):
+the process that meets one ends the whole node with its message and its exit status, and no restart
+is tried. Everything else is ours: the process dies loudly and the supervisor starts it again.
 """
 
 from __future__ import annotations
 
 OPERATOR_EXIT_STATUS = 2
-"""Exit status of a node that a person must help: the same as argparse's for a wrong command line."""
+"""Exit status when only a person can help: argparse's for a wrong command line."""
 
 
 class PipelineError(Exception):
@@ -26,7 +26,7 @@ class OperatorError(PipelineError):
 
 
 class TopologyError(OperatorError):
-    """The table of stages and links is impossible; the message lists every problem and what to change."""
+    """The table of stages and links is impossible; the message says what to change."""
 
 
 class RunDirectoryError(OperatorError):
@@ -38,7 +38,7 @@ class NoNodeError(OperatorError):
 
 
 class SegmentError(PipelineError):
-    """A shared memory segment could not be made or mapped, or is not what it was announced to be."""
+    """A shared memory segment cannot be made or mapped, or is not what it was said to be."""
 
 
 class MetricsError(PipelineError):

@@ -22,23 +22,17 @@ import zmq
 from pipeline.child import StageContext
 from pipeline.control import PeerDied
 from pipeline.custody import PRIORITIES, Custody, TrayState
+from pipeline.descriptor import Kind, pack_descriptor, unpack_descriptor
 from pipeline.fair import FairQueue
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.stage import Input
-from pipeline.tray import (
-    U8,
-    U32,
-    AdmissionSlots,
-    InputSlots,
-    Kind,
-    pack_descriptor,
-    unpack_descriptor,
-)
+from pipeline.tray import U8, U32, AdmissionSlots, InputSlots
 
 # A process that dies of one of these while it works on a tray blames the tray; SIGKILL (an
 # operator, the out-of-memory killer, the supervisor's hang detection) blames nobody.
 CRASH_SIGNALS = frozenset({4, 6, 7, 11})  # SIGILL, SIGABRT, SIGBUS, SIGSEGV
 BURST = 256  # descriptors handled in one turn
+SPLIT_WAYS = 16  # parts of a killing tray: of 256 items one is found by four deaths, not by ten
 
 
 class Request(Protocol):
@@ -300,33 +294,35 @@ class Intake:
                 self._to_split.append((tray, generation))
 
     def _split(self, tray: int) -> bool:
-        """Copy a killing tray's items into two trays; False when there are no free trays for that."""
+        """Copy a killing tray's items into others; False when there are not two free ones for it."""
         offsets = self._input.offsets[tray]
-        payload = self._input.payloads[tray]
         items = int(self._input.headers[tray][1])
         if items == 1:
-            self._quarantine(tray, bytes(payload[: int(offsets[1])]))
+            self._quarantine(tray, bytes(self._input.payloads[tray][: int(offsets[1])]))
             return True
-        halves = [self.custody.acquire(0), self.custody.acquire(0)]
-        if None in halves:
-            for half in halves:
-                if half is not None:
-                    self.custody.release(half[0])
+        parts: list[tuple[int, int]] = []
+        while len(parts) < min(items, SPLIT_WAYS):
+            acquired = self.custody.acquire(0)
+            if acquired is None:
+                break
+            parts.append(acquired)
+        if len(parts) < 2:
+            for index, _ in parts:
+                self.custody.release(index)
             return False
         runs, self._runs[tray] = self._runs[tray], []
-        middle = items // 2
-        parts = ((0, middle), (middle, items))
-        for half, (begin, end) in zip(halves, parts, strict=True):
-            assert half is not None
-            self._copy_part(tray, half, begin, end)
-            self._runs[half[0]] = _part_of_runs(runs, begin, end)
-            self.custody.seal(half[0], end - begin, self.custody.crashes(tray) - 1)
+        for number, part in enumerate(parts):
+            begin = items * number // len(parts)
+            end = items * (number + 1) // len(parts)
+            self._copy_part(tray, part, begin, end)
+            self._runs[part[0]] = _part_of_runs(runs, begin, end)
+            self.custody.seal(part[0], end - begin, self.custody.crashes(tray) - 1)
         self._resend.send(pack_descriptor(*self.custody.split_done(tray)))
         self.trays_split += 1
         return True
 
-    def _copy_part(self, tray: int, half: tuple[int, int], begin: int, end: int) -> None:
-        target, generation = half
+    def _copy_part(self, tray: int, part: tuple[int, int], begin: int, end: int) -> None:
+        target, generation = part
         offsets = self._input.offsets[tray]
         first, last = int(offsets[begin]), int(offsets[end])
         header = self._input.headers[target]

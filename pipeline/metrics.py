@@ -15,12 +15,11 @@ word  content
 0     magic
 1     ready word: hash of the declaration, written last; 0 while there is none
 2     declaration length in bytes
-3     number of value words
-4     process id of the writer
-5     incarnation of the writer
-6     attachments: how many writers this region has had
-7     layouts: how many times the values were laid out anew
-8..   declaration (JSON, zero-padded to a word), then the value words in order
+3     process id of the writer
+4     incarnation of the writer
+5     attachments: how many writers this region has had
+6     layouts: how many times the values were laid out anew
+7..   declaration (JSON, zero-padded to a word), then the value words in order
 ====  ==============================================================================
 
 A counter or gauge is one word; a histogram is one word for each bucket (the last one counts what is
@@ -46,7 +45,7 @@ from pipeline.errors import MetricsError
 
 WORD_BYTES = 8
 WORD_LIMIT = 1 << 64
-HEADER_WORDS = 8
+HEADER_WORDS = 7
 HEADER_BYTES = HEADER_WORDS * WORD_BYTES
 MAX_DECLARATION_BYTES = 32 * 1024
 MAX_BUCKETS = 64
@@ -55,9 +54,7 @@ REGION_BYTES = 64 * 1024
 
 MAGIC = int.from_bytes(b"metrics1", "little")
 
-_MAGIC, _READY, _DECLARATION_BYTES, _VALUE_WORDS, _PID, _INCARNATION, _ATTACHMENTS, _LAYOUTS = (
-    range(HEADER_WORDS)
-)
+_MAGIC, _READY, _DECLARATION_BYTES, _PID, _INCARNATION, _ATTACHMENTS, _LAYOUTS = range(HEADER_WORDS)
 # A snapshot is taken again when the region was laid out anew meanwhile: once in a writer's life.
 _READ_ATTEMPTS = 4
 
@@ -326,7 +323,6 @@ class MetricWriter:
             header[_READY] = 0
             header[_MAGIC] = MAGIC
             header[_DECLARATION_BYTES] = len(declaration)
-            header[_VALUE_WORDS] = metrics.words
             header[_LAYOUTS] += 1
             stored[:] = declaration
             for word in range(metrics.words):
@@ -452,13 +448,18 @@ class MetricReader:
         if layout == self._seen:
             return True
         words_start = HEADER_BYTES + header[_DECLARATION_BYTES]
-        end = words_start + header[_VALUE_WORDS] * WORD_BYTES
-        if words_start > HEADER_BYTES + MAX_DECLARATION_BYTES or end > self._view.nbytes:
+        if words_start > min(HEADER_BYTES + MAX_DECLARATION_BYTES, self._view.nbytes):
             return False
         declaration = bytes(self._view[HEADER_BYTES:words_start])
         if _declaration_hash(declaration) != ready:
             return False  # half of it is an older or a newer one
         declared = MetricSet.from_declaration(declaration)
+        end = words_start + declared.words * WORD_BYTES
+        if end > self._view.nbytes:
+            raise MetricsError(
+                f"metrics region of {self._view.nbytes} bytes declares {end} bytes; "
+                f"map the whole region"
+            )
         if self._expected is not None and declared != self._expected:
             raise MetricsError(
                 f"metrics region declares set {declared.name}, not the {self._expected.name} "

@@ -1,12 +1,12 @@
 """The order in which judged trays are admitted: pure, so time is an argument.
 
-Fed by the sink with the trays that arrive and with what the intake says about numbers that will not;
-asked by it for the tray whose turn it is.
+Fed by the sink with the trays that arrive and with what the intake says about numbers that will
+not; asked by it for the tray whose turn it is.
 """
 
 from __future__ import annotations
 
-from pipeline.tray import Descriptor
+from pipeline.descriptor import Descriptor
 
 GAP_MS = 50  # how long a missing number holds up those behind it: a worker's restart takes longer
 NS_PER_MS = 1_000_000

@@ -1,21 +1,22 @@
-"""When to start a dead process again, and when to give up: decided purely, from times of birth and death.
+"""When to start a dead process again, and when to give up: decided purely, from times of birth and
+death.
 
-The supervisor tells a ``RestartPolicy`` of each death of its process and does what it says. The clock is
-an argument; nothing here can fail.
+The supervisor tells a ``RestartPolicy`` of each death of its process and does what it says. The
+clock is an argument; nothing here can fail.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The first restart is immediate, because most deaths are single: then pauses double, so that a process
-# that cannot live costs neither the machine nor the log.
+# The first restart is immediate, because most deaths are single: then pauses double, so that a
+# process that cannot live costs neither the machine nor the log.
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 HEALTHY_LIFE_S = 30.0  # after so long a ready life, earlier deaths are forgotten
 
-# Restarting does not help when a process never gets ready, or never stays it. With the pauses above the
-# first is known after about 2 seconds of trying, the second after about 70.
+# Restarting does not help when a process never gets ready, or never stays it. With the pauses above
+# the first is known after about 2 seconds of trying, the second after about 70.
 MAX_UNREADY_DEATHS = 5
 MAX_SHORT_LIVES = 20
 SHORT_LIFE_S = 5.0

@@ -1,9 +1,9 @@
 """The run directory: where the sockets of one running pipeline lie, and nothing that must last.
 
-The supervisor opens it, and by that owns it: one lock is the supervisor's own, a second one is shared
-with every child, so it is free only when the last process of the pipeline is gone. A supervisor that
-follows a killed one waits for that, and only then removes the sockets that were left behind. Locks are
-the kernel's (flock) and go with their holders, however these die.
+The supervisor opens it, and by that owns it: one lock is the supervisor's own, a second one is
+shared with every child, so it is free only when the last process of the pipeline is gone. A
+supervisor that follows a killed one waits for that, and only then removes the sockets that were
+left behind. Locks are the kernel's (flock) and go with their holders, however these die.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import RunDirectoryError
 
 CREW_LOCK = "crew.lock"
-CREW_WAIT_S = 10.0  # children die with their supervisor; one that waits for a disk takes its time
+CREW_WAIT_S = 10.0  # children die with their supervisor, unless they wait for a disk
 CREW_POLL_S = 0.02
 
 
 class RunDirectory:
-    """An open and locked run directory; ``fd`` is the directory, ``crew_fd`` the lock for children."""
+    """An open and locked run directory: ``fd``, and ``crew_fd``, the lock to pass to children."""
 
     def __init__(self, path: Path, fd: int, crew_fd: int) -> None:
         self.path = path
@@ -80,10 +81,24 @@ class RunDirectory:
     def remove_sockets(self) -> None:
         """Remove what bound sockets leave behind; other files stay."""
         with os.scandir(self.fd) as entries:
-            names = [e.name for e in entries if stat.S_ISSOCK(e.stat(follow_symlinks=False).st_mode)]
+            names = [
+                e.name for e in entries if stat.S_ISSOCK(e.stat(follow_symlinks=False).st_mode)
+            ]
         for name in names:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.fd)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Have it as the working directory."""
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(self.fd)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # that directory was removed or closed to us meanwhile
+                os.fchdir(before)
+            os.close(before)
 
     def close(self) -> None:
         """Let go of directory and locks."""

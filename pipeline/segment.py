@@ -1,9 +1,10 @@
 """Shared memory segments: nameless files in memory, passed between processes as descriptors.
 
-The supervisor creates every segment and is asked for descriptors of it; the process that writes it gets
-the descriptor itself, every other one a read-only re-opening. Being nameless they need no clean-up: the
-memory is gone when the last process that holds a descriptor or a mapping is, however it ended. A
-segment is sealed against any change of size, so no mapping of it can ever fault (SIGBUS).
+The supervisor creates every segment and is asked for descriptors of it; the process that writes it
+gets the descriptor itself, every other one a read-only re-opening. Being nameless they need no
+clean-up: the memory is gone when the last process that holds a descriptor or a mapping is, however
+it ended. A segment is sealed against any change of size, so no mapping of it can ever fault
+(SIGBUS).
 
 ``Segment`` owns its descriptor; ``MappedSegment`` owns its mapping, which outlives the descriptor.
 """
@@ -39,7 +40,8 @@ class Segment:
     def create(name: str, size_bytes: int) -> Segment:
         """A new segment full of zeros; ``name`` shows in /proc/<pid>/maps.
 
-        Memory is only taken for pages that somebody writes. Raises SegmentError if the kernel refuses.
+        Memory is only taken for pages that somebody writes. Raises SegmentError if the kernel
+        refuses.
         """
         if size_bytes <= 0:
             raise SegmentError(f"segment {name}: a size of {size_bytes} bytes is impossible")
@@ -60,7 +62,7 @@ class Segment:
         return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Close the descriptor; mappings and other descriptors live on. Repeating it does no harm."""
+        """Close the descriptor, once; mappings and other descriptors live on."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -104,7 +106,8 @@ def map_segment(
     """Map the segment behind ``fd``, or a page-aligned part of it.
 
     The descriptor stays the caller's and may be closed afterwards. Raises SegmentError if it is no
-    sealed segment, if it is read-only and ``writable`` is asked for, or if the part is not inside it.
+    sealed segment, if it is read-only and ``writable`` is asked for, or if the part is not inside
+    it.
     """
     try:
         if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:

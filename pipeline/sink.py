@@ -3,8 +3,8 @@ intake.
 
 Descriptors come from workers over `judged` and, after a restart of either side, from the intake
 over `resend`. Trays of one priority are admitted in the order in which the intake numbered them; a
-number that does not come is waited for (`pipeline.order`), then skipped (a late tray is admitted when it
-comes). The sink writes one code byte per item into the admission segment and returns the
+number that does not come is waited for (`pipeline.order`), then skipped (a late tray is admitted
+when it comes). The sink writes one code byte per item into the admission segment and returns the
 descriptor; the bytes of items that it keeps must be copied before.
 
 Each filling (generation) is admitted once, whatever attempts of it arrive; further attempts are
@@ -20,20 +20,11 @@ import zmq
 from pipeline.child import StageContext
 from pipeline.control import Attach
 from pipeline.custody import PRIORITIES
+from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descriptor
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.order import Order
 from pipeline.stage import Input, Stage
-from pipeline.tray import (
-    U8,
-    U32,
-    AdmissionSlots,
-    Descriptor,
-    InputSlots,
-    Kind,
-    VerdictSlots,
-    pack_descriptor,
-    unpack_descriptor,
-)
+from pipeline.tray import U8, U32, AdmissionSlots, InputSlots, VerdictSlots
 
 BURST_TRAYS = 8  # trays taken from the link in one turn; other inputs come between
 

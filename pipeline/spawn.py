@@ -1,15 +1,17 @@
-"""Starting a child process: ``multiprocess`` with what a pipeline of processes does not want left out.
+"""Starting a child process: ``multiprocess`` with what a pipeline of processes does not want left
+out.
 
 Takes a ``Launch`` and gives a started process, its descriptors inherited, nothing else. Four things
 differ from a plain ``Process.start()``, all of them only while it runs:
 
-- the parent's ``__main__`` is not run again in the child: started from a console script, a test runner
-  or ``python -m``, a child imports what its stages import and nothing more (``net`` must never map what
-  a command line may need);
-- no resource tracker is started: it is a process that outlives ``kill -9`` of everything, and a pipeline
-  has nothing for it to track;
+- the parent's ``__main__`` is not run again in the child: started from a console script, a test
+  runner or ``python -m``, a child imports what its stages import and nothing more (``net`` must
+  never map what a command line may need);
+- no resource tracker is started: it is a process that outlives ``kill -9`` of everything, and a
+  pipeline has nothing for it to track;
 - stop signals are blocked until the child ignores them, so Ctrl-C never hits one half-way;
-- ``dill`` is not imported, which ``multiprocess`` would use as its pickle: 5 MB and 80 ms a process.
+- ``dill`` is not imported, which ``multiprocess`` would use as its pickle: 5 MB and 80 ms a
+  process.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ import multiprocess
 import multiprocess.resource_tracker
 import multiprocess.spawn
 
-from pipeline.child import STOP_SIGNALS, Launch, child_main
+from pipeline.child import Launch, child_main
+from pipeline.signals import STOP_SIGNALS
 
 _WITHOUT_DILL = (
     "import sys; sys.modules['dill'] = None; import multiprocess.spawn; del sys.modules['dill']; "
@@ -42,8 +45,8 @@ _WITHOUT_DILL = (
 def start_process(launch: Launch) -> Any:
     """Spawn ``child_main(launch)`` and return the ``multiprocess`` Process object.
 
-    Must be called from the main thread: PDEATHSIG, by which the child dies with its parent, means the
-    parent's thread. Raises OSError if the system cannot start another process.
+    Must be called from the main thread: PDEATHSIG, by which the child dies with its parent, means
+    the parent's thread. Raises OSError if the system cannot start another process.
     """
     process = multiprocess.get_context("spawn").Process(
         target=child_main, args=(launch,), name=launch.process.name

@@ -1,7 +1,7 @@
 """The client of the control socket: what ``status`` commands and monitors call.
 
-Asks the supervisor that works in a run directory; owns nothing but the connection while it asks and the
-mappings that it hands out. Needs no write access to anything and cannot slow the node.
+Asks the supervisor that works in a run directory; owns nothing but the connection while it asks and
+the mappings that it hands out. Needs no write access to anything and cannot slow the node.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from pipeline.control import (
     FD_BYTES,
     MAX_FDS,
     MAX_REPLY_BYTES,
+    MetricsAnswer,
     close_all,
     received_fds,
 )
-from pipeline.errors import NoNodeError
+from pipeline.errors import MetricsError, NoNodeError, SegmentError
+from pipeline.metrics import ProcessMetricsLayout, ProcessMetricsReader
 from pipeline.segment import MappedSegment, map_segment
 
 TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class MetricsRegion:
-    """The metrics of one stage instance; ``segment.view`` is its region (``pipeline.metrics``), read-only."""
+class ProcessMetrics:
+    """The metrics of one process: ``reader`` over ``segment``, which is mapped read-only."""
 
     process: str
-    stage: str
-    index: int
+    reader: ProcessMetricsReader
     segment: MappedSegment
 
 
@@ -50,31 +51,25 @@ def ask_status(run_dir: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S)
 
 def fetch_metrics(
     run_dir: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S
-) -> list[MetricsRegion]:
-    """Read-only mappings of all metrics of the node that runs in ``run_dir``.
+) -> list[ProcessMetrics]:
+    """Readers of all metrics of the node that runs in ``run_dir``.
 
-    They stay valid for the life of that supervisor, over every restart of its stages; when it ends they
-    freeze. Raises NoNodeError as ``ask_status``.
+    They stay valid for the life of that supervisor, over every restart of its stages; when it ends
+    they freeze. Raises NoNodeError as ``ask_status``.
     """
     answer, fds = _ask(run_dir, {"ask": "metrics"}, timeout_s)
     try:
-        segments = answer["segments"]
-        return [
-            MetricsRegion(
-                segment["process"],
-                region["stage"],
-                region["index"],
-                map_segment(
-                    fd,
-                    writable=False,
-                    offset_bytes=region["offset_bytes"],
-                    size_bytes=region["size_bytes"],
-                ),
-            )
-            for segment, fd in zip(segments, fds, strict=True)
-            for region in segment["regions"]
-        ]
-    except (KeyError, TypeError, ValueError):
+        announced = msgspec.convert(answer, MetricsAnswer).segments
+        if len(announced) != len(fds):
+            raise _nonsense(run_dir)
+        found = []
+        for one, fd in zip(announced, fds, strict=True):
+            segment = map_segment(fd, writable=False)
+            layout = ProcessMetricsLayout(one.members, one.region_bytes)
+            reader = ProcessMetricsReader(segment.view, layout)
+            found.append(ProcessMetrics(one.process, reader, segment))
+        return found
+    except (msgspec.ValidationError, MetricsError, SegmentError):
         raise _nonsense(run_dir) from None
     finally:
         close_all(fds)
@@ -107,7 +102,8 @@ def _exchange(
     run_dir: str | os.PathLike[str], request: bytes, timeout_s: float, fds: list[int]
 ) -> bytes:
     line = bytearray()
-    # The path of a unix socket may have 107 bytes; a path through an open directory is always short.
+    # The path of a unix socket may have 107 bytes; a path through an open directory is always
+    # short.
     directory_fd = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -129,5 +125,6 @@ def _exchange(
 
 def _nonsense(run_dir: str | os.PathLike[str]) -> NoNodeError:
     return NoNodeError(
-        f"the node of {run_dir} gave an answer that is not understood; use the version that runs there"
+        f"the node of {run_dir} gave an answer that is not understood; "
+        "use the version that runs there"
     )

@@ -1,5 +1,4 @@
-"""Trays: fixed slots of shared memory in which items travel, and the descriptors that announce
-them.
+"""Trays: fixed slots of shared memory in which items travel.
 
 A tray is one slot, with the same number, in three kinds of segment: ``input`` (written by the
 intake only), ``verdict-<k>`` (written by worker *k* only) and ``admission`` (written by the sink
@@ -10,13 +9,13 @@ it received.
 
 Slot layouts (all offsets 64-byte aligned; words are u64, native order, written whole):
 
-========== ======================================= ======================= ===========================
-segment    header (64 bytes)                       then                    then
-========== ======================================= ======================= ===========================
-input      generation, items, bytes                offsets u32[items+1]    payload [tray_bytes]
-verdict-k  generation, attempt                     [verdict_bytes]
-admission  generation                              codes u8[max_items]
-========== ======================================= ======================= ===========================
+========== ========================= ===================== =====================
+segment    header (64 bytes)         then                  then
+========== ========================= ===================== =====================
+input      generation, items, bytes  offsets u32[items+1]  payload [tray_bytes]
+verdict-k  generation, attempt       [verdict_bytes]
+admission  generation                codes u8[max_items]
+========== ========================= ===================== =====================
 
 A verdict segment has two slots for each tray, for odd and even attempts: when worker *k* died after
 it sent a tray and its successor judges the same filling again, the sink may still be reading the
@@ -29,109 +28,16 @@ raises.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.descriptor import Descriptor
+from pipeline.layout import HEADER_BYTES, TrayLayout
 from pipeline.topology import TrayDims
-
-HEADER_BYTES = 64
-ALIGN_BYTES = 64
-PAGE_BYTES = 4096
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
-
-
-class Kind(IntEnum):
-    """What a descriptor says. The comment names who sends it to whom."""
-
-    WORK = 1  # intake -> worker: judge this tray
-    READY = 2  # worker -> intake: (re)started and attached to this epoch; `items` is its credit
-    DONE = 3  # worker -> intake: judged, and handed to the sink
-    JUDGED = 4  # worker -> sink: the verdicts of this attempt are in the slot
-    RETURN = 5  # sink -> intake: consumed; `items` is 1 when the admission slot holds the codes
-    HELLO = 6  # sink -> intake: (re)started, attached to this epoch
-    START = 7  # intake -> sink: the lowest sequence of this priority that is still to come
-    RESEND = 8  # intake -> sink: judged by a worker, not yet returned by a sink
-    SKIP = 9  # intake -> sink: this sequence will never come (its tray was split)
-
-
-class Descriptor(NamedTuple):
-    """One message between stages: which tray, and which try of which filling of it.
-
-    `epoch` numbers the life of the intake, `generation` the filling of the tray within it,
-    `attempt` the dispatch of that filling to a worker, `incarnation` the life of that worker.
-    `sequence` orders the trays of one `priority` (0 is the most urgent).
-    """
-
-    kind: int
-    priority: int
-    tray: int
-    worker: int
-    epoch: int
-    incarnation: int
-    attempt: int
-    items: int
-    generation: int
-    sequence: int
-
-
-_DESCRIPTOR = struct.Struct("<BBHHxxIIIIQQ")
-DESCRIPTOR_BYTES = _DESCRIPTOR.size
-assert DESCRIPTOR_BYTES == 40
-pack_descriptor = _DESCRIPTOR.pack
-
-
-def unpack_descriptor(frame: bytes) -> Descriptor:
-    """Decode a descriptor; raises `struct.error` if the frame is not 40 bytes."""
-    return Descriptor._make(_DESCRIPTOR.unpack(frame))
-
-
-def _aligned(size_bytes: int, to_bytes: int = ALIGN_BYTES) -> int:
-    return -(-size_bytes // to_bytes) * to_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TrayLayout:
-    """Sizes and offsets of the slots of all three segments, derived from the dimensions."""
-
-    dims: TrayDims
-
-    @property
-    def offsets_bytes(self) -> int:
-        """Bytes of the offsets table of an input slot."""
-        return _aligned(4 * (self.dims.max_items + 1))
-
-    @property
-    def input_stride_bytes(self) -> int:
-        """Bytes of one input slot; slots begin on page boundaries."""
-        return _aligned(HEADER_BYTES + self.offsets_bytes + self.dims.tray_bytes, PAGE_BYTES)
-
-    @property
-    def verdict_stride_bytes(self) -> int:
-        """Bytes of one verdict slot; slots begin on page boundaries."""
-        return _aligned(HEADER_BYTES + self.dims.verdict_bytes, PAGE_BYTES)
-
-    @property
-    def admission_stride_bytes(self) -> int:
-        """Bytes of one admission slot."""
-        return _aligned(HEADER_BYTES + self.dims.max_items)
-
-    def segment_bytes(self, name: str) -> int:
-        """Size of the segment called `name` ("input", "verdict-<k>", "admission")."""
-        if name == "input":
-            return self.input_stride_bytes * self.dims.trays
-        if name == "admission":
-            return self.admission_stride_bytes * self.dims.trays
-        if name.startswith("verdict-"):
-            return self.verdict_stride_bytes * self.dims.trays * 2
-        raise ValueError(f"no tray segment is called {name!r}")
 
 
 class InputSlots:

@@ -13,17 +13,10 @@ import zmq
 from pipeline.child import StageContext
 from pipeline.control import Attach
 from pipeline.custody import WORKER_CREDIT
+from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descriptor
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.stage import Input, Stage
-from pipeline.tray import (
-    U32,
-    Descriptor,
-    InputSlots,
-    Kind,
-    VerdictSlots,
-    pack_descriptor,
-    unpack_descriptor,
-)
+from pipeline.tray import U32, InputSlots, VerdictSlots
 
 
 class TrayWorker(Stage):

@@ -20,8 +20,8 @@ from node.commands.loading import load_config, load_genesis
 from node.config import Config
 from node.datadir import Layout
 from node.errors import CheckFailed
-from node.genesis import Genesis, GenesisError, genesis_id, read_allocations, salt_of
-from node.ledger import replay
+from node.genesis import Genesis, genesis_id, read_allocations, salt_of
+from node.ledger import BlockInvalid, replay
 from node.settings import NodeSettings, resolve
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore, output_set_digest
@@ -64,7 +64,7 @@ class _Report:
         try:
             found = examine()
             told = tell(found)
-        except (OperatorError, GenesisError) as error:
+        except OperatorError as error:
             print(f"bad  {name:<15} {error.message}", flush=True)
             self._failed.append(error)
             return None
@@ -179,9 +179,14 @@ def _replay(where: Layout, genesis: Genesis, store: ChainStore) -> int:
     allocations = read_allocations(where.allocations, genesis)
     with closing(BlockFiles(where.blocks, genesis_id(genesis))) as files:
         heights = range(1, store.tip.height + 1)
-        outputs = replay(
-            genesis, allocations, (files.read(store.block_location(height)) for height in heights)
-        )
+        try:
+            outputs = replay(
+                genesis, allocations, (files.read(store.block_location(h)) for h in heights)
+            )
+        except BlockInvalid as error:
+            raise StoreDamaged(
+                f"a block in {where.blocks} is not valid ({error})", DAMAGED_REMEDY
+            ) from None
     if output_set_digest(sorted(outputs.items())) != store.output_set_digest():
         raise StoreDamaged(
             f"the outputs in {where.store} are not those that the blocks lead to", DAMAGED_REMEDY

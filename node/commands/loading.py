@@ -43,7 +43,7 @@ def load_config(where: Layout, genesis: Genesis) -> Config:
 
 
 def load(where: Layout, *, terminal: bool) -> Loaded:
-    """Everything at once; raises an ``OperatorError`` or ``GenesisError`` for the first that is
+    """Everything at once; raises an ``OperatorError`` for the first that is
     wrong.
     """
     genesis = load_genesis(where, datadir.check(where))

@@ -14,7 +14,6 @@ import socket
 import sys
 
 import msgspec
-from pipeline.supervisor import Supervisor
 
 from node import datadir, logs
 from node.commands import __version__, preflight
@@ -22,6 +21,8 @@ from node.commands.addresses import check_addresses
 from node.commands.loading import load
 from node.datadir import Layout
 from node.wiring import wire
+from pipeline.errors import OPERATOR_EXIT_STATUS, OperatorError
+from pipeline.supervisor import Supervisor
 from pipeline.topology import processes
 
 
@@ -38,7 +39,7 @@ def run(where: Layout) -> int:
         settings = msgspec.structs.replace(loaded.settings, backend=found.backend)
         log = logs.configure(settings.log_level, settings.log_format, "timed")
         log.info(
-            "timed starts",
+            "starting",
             version=__version__,
             python=platform.python_version(),
             datadir=settings.datadir,
@@ -49,7 +50,7 @@ def run(where: Layout) -> int:
             free_mb=shutil.disk_usage(where.root).free // 1_000_000,
         )
         log.info(
-            "signatures are verified",
+            "verification_backend",
             backend=found.backend,
             per_second_and_core=found.per_second,
             **({"faster": found.advice} if found.advice else {}),
@@ -59,9 +60,19 @@ def run(where: Layout) -> int:
             cores=len(cores),
             placement={p.name: list(p.cores) or "any" for p in processes(topology, cores)},
         )
-        return Supervisor(
-            topology, settings, where.run, log=log, on_ready=lambda: _tell_systemd("READY=1")
-        ).run()
+        supervisor = Supervisor(
+            topology,
+            settings,
+            where.run,
+            log=log,
+            on_ready=lambda: _tell_systemd("READY=1"),
+            rss_limit_mb=settings.rss_limit_mb,
+            program="timed",
+        )
+        status = supervisor.run()
+    if status == OPERATOR_EXIT_STATUS and supervisor.failure:
+        raise OperatorError(supervisor.failure)
+    return status
 
 
 def _tell_systemd(state: str) -> None:

@@ -16,11 +16,10 @@ from typing import Annotated, Final
 
 import typer
 
+from node.commands import __version__
 from node.config import RPC_PORTS
 from node.datadir import Layout, default_datadir, layout
 from node.errors import UsageError, from_os_error
-from node.genesis import GenesisError
-from node.storage.errors import StoreError
 from pipeline.errors import OPERATOR_EXIT_STATUS, OperatorError
 
 INTERRUPTED_EXIT_STATUS: Final = 128 + 2
@@ -30,7 +29,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 app = typer.Typer(
     name="timed",
-    help="A payment node that never lets cryptography near its sockets.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +47,24 @@ Network = Annotated[
     str | None,
     typer.Option("--network", help="main, test or dev [default: main].", show_default=False),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"timed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """A payment node that never lets cryptography near its sockets."""
 
 
 @app.command("init")
@@ -115,8 +131,6 @@ def run(arguments: Sequence[str]) -> int:
         status = app(list(arguments), prog_name="timed", standalone_mode=False)
     except OperatorError as error:
         return _complain(error.message, error.exit_status)
-    except (GenesisError, StoreError) as error:
-        return _complain(error.message)
     except KeyboardInterrupt:
         return _complain("interrupted; run it again", INTERRUPTED_EXIT_STATUS)
     except OSError as error:
@@ -128,14 +142,12 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _complain(known.message)
     except Exception as error:
-        # Wrong usage, key files and aborts: their classes belong to packages that not every
-        # command loads, so they are told by what they carry.
+        # Wrong usage and aborts: typer's classes for them moved between its versions, so they are
+        # told by what they carry.
         if hasattr(error, "format_message"):
             return _complain(f"{error.format_message().rstrip('.')}; see timed --help")
         if type(error).__name__ == "Abort":
             return _complain("interrupted; run it again", INTERRUPTED_EXIT_STATUS)
-        if isinstance(message := getattr(error, "message", None), str):
-            return _complain(message)
         raise
     return status if isinstance(status, int) else 0
 

@@ -20,7 +20,6 @@ from typing import assert_never
 
 import structlog
 import zmq
-from pipeline.child import StageContext
 
 from node.block import Block, build_block
 from node.consensus.effects import (
@@ -44,18 +43,21 @@ from node.consensus.messages import (
     TimerElapsed,
 )
 from node.consensus.solo import SoloAgreement
+from node.errors import NodeError
 from node.mempool import Mempool
-from node.mempool_file import load_mempool, save_mempool
+from node import mempool_file
 from node.notify import Publisher
 from node.settings import NodeSettings
 from node.storage.blockfile import BlockFiles, BodyLocation
 from node.storage.chain import ChainStore
 from node.verification.columns import VerdictColumns
+from pipeline.child import StageContext
 from pipeline.control import Attach
+from pipeline.descriptor import Descriptor
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.sink import TraySink
 from pipeline.stage import NS_PER_MS, Stage
-from pipeline.tray import U8, U32, Descriptor
+from pipeline.tray import U8, U32
 
 MS_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 CONSERVED = (
@@ -115,7 +117,7 @@ class ConsensusStage(TraySink):
             cache_mb=settings.cache_mb,
             write_buffer_mb=settings.write_buffer_mb,
         )
-        self._bodies = BlockFiles(Path(settings.blocks_path))
+        self._bodies = BlockFiles(Path(settings.blocks_path), settings.genesis_id)
         self._bodies.truncate(self._store.tip.location)
         self._mempool = Mempool(self._store, settings.policy, settings.genesis.min_fee)
         self._load_mempool()
@@ -145,6 +147,8 @@ class ConsensusStage(TraySink):
         admitted = self.admit_ready(now_ns)
         if admitted:
             self.metrics.add(self._items_in, admitted)
+        if self._mempool.has_ready_orphans:
+            self._mempool.adopt_ready()
         due = [timer for deadline, timer in self._timers.values() if deadline <= now_ns]
         for timer in due:
             del self._timers[timer.step]
@@ -176,7 +180,12 @@ class ConsensusStage(TraySink):
 
     def close(self) -> None:
         """Save the mempool, close the store and the sockets."""
-        save_mempool(Path(self._settings.mempool_path), self._mempool)
+        path = Path(self._settings.mempool_path)
+        try:
+            saved = mempool_file.save(self._mempool, path, self._settings.genesis_id)
+            self._log.info("mempool_saved", transactions=saved)
+        except NodeError as error:
+            self._log.error("mempool_not_saved", reason=error.message)
         self._store.close()
         self._bodies.close()
         super().close()
@@ -201,9 +210,11 @@ class ConsensusStage(TraySink):
         self._mempool.admit(columns, descriptor.items, payload, offsets, _now_ms(), codes)
 
     def _load_mempool(self) -> None:
-        outcome = load_mempool(Path(self._settings.mempool_path), self._mempool, _now_ms())
-        if outcome.problem is not None:
-            self._log.warning("mempool_not_reloaded", reason=outcome.problem)
+        path = Path(self._settings.mempool_path)
+        report = mempool_file.load(self._mempool, path, self._settings.genesis_id, _now_ms())
+        if report.ignored is not None:
+            self._log.warning("mempool_not_reloaded", reason=report.ignored)
+        path.unlink(missing_ok=True)
 
     # -- agreement -------------------------------------------------------------------------------
 
@@ -277,8 +288,7 @@ class ConsensusStage(TraySink):
         assert self._location is not None, "the body is durable before the precommit"
         self._store.commit(block, self._location)
         self._publisher.finalised(value, block)
-        self._mempool.unpin(block.txids)
-        self._mempool.committed(block.txids, block.transactions, _now_ms())
+        self._mempool.committed(block.txids, block.transactions)
         self._candidate = self._location = None
         writer = self.metrics
         writer.observe(self._commit_ms, (time.monotonic_ns() - began) // NS_PER_MS)

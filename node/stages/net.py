@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 import zmq
-from pipeline.child import StageContext
 from pipeline.fair import FairQueue
 
 from node.errors import ListenError
 from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, TX_HEADER_BYTES
 from node.settings import NodeSettings
 from node.verdict import Verdict
+from pipeline.child import StageContext
 from pipeline.control import PeerDied
 from pipeline.custody import TrayState
 from pipeline.intake import Intake
@@ -195,7 +195,7 @@ class NetStage(Stage):
         return handled
 
     def _take(self, frames: list[bytes]) -> None:
-        """One client message: [client][request id][lengths u16 × n][transactions]."""
+        """One client message: [client][request id][lengths u16[n]][transactions]."""
         client = frames[0]
         if client in self._dropped:
             return

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import structlog
 import zmq
-from pipeline.child import StageContext
 
 from node.settings import NodeSettings
 from node.verification.batch import BatchVerifier
 from node.verification.columns import VerdictColumns
 from node.verification.select import select_backend
+from pipeline.child import StageContext
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Stage
 from pipeline.tray import U32

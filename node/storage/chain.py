@@ -43,7 +43,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from node.block import Block, block_id, encode_output, reward_txid
+from node.block import Block, TxPosition, block_id, encode_output, reward_txid
 from node.genesis import (
     Genesis,
     allocation_txid,
@@ -113,17 +113,6 @@ class Tip(NamedTuple):
     block_id: bytes
     time_ms: int
     location: BodyLocation | None
-
-
-class TxPosition(NamedTuple):
-    """Where a final transaction lies: height, number in its block, and how many outputs it made.
-
-    Height 0 is a genesis allocation id; a reward has the number that follows its block's last.
-    """
-
-    height: int
-    position: int
-    n_outputs: int
 
 
 class ChainStore:
@@ -266,6 +255,9 @@ class ChainStore:
         if self._db is not None:
             for family in (self._outputs, self._transactions, self._blocks, self._db):
                 family.close()
+            # every handle keeps the database, and so its lock, alive
+            for name in [name for name in vars(self) if name not in ("_path", "_tip")]:
+                delattr(self, name)
             self._db = None
 
     def _batch(self, block: Block, identity: bytes, location: BodyLocation) -> Any:

@@ -1,4 +1,4 @@
-"""Judges a tray of transactions at once: encoding, id and signatures, with NumPy over the tray's bytes.
+"""Judges a tray of transactions at once: encoding, id and signatures, by NumPy over its bytes.
 
 A verifier hands in the tray as ``net`` filled it; the verdict columns are written, counts go back.
 The object owns its scratch memory, one per process, and keeps nothing between trays. It trusts
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.params import (
+    ID_BYTES,
     INPUT_BYTES,
     KEY_BYTES,
     MAX_AMOUNT,
@@ -29,7 +30,7 @@ from node.params import (
     TX_VERSION,
     WITNESS_BYTES,
 )
-from node.transaction import IdHasher, TransactionError, decode
+from node.transaction import IdHasher, Transaction, TransactionError, decode
 from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 from node.verification.signatures import Backend, Bytes, Flags, SignatureTable
@@ -89,7 +90,14 @@ class BatchVerifier:
     """
 
     def __init__(
-        self, backend: Backend, salt: bytes, dust_limit: int, max_items: int, tray_bytes: int
+        self,
+        backend: Backend,
+        salt: bytes,
+        dust_limit: int,
+        max_items: int,
+        tray_bytes: int,
+        *,
+        few_bytes: int = FEW_BYTES,
     ) -> None:
         self._backend = backend
         self._hasher = IdHasher(salt)
@@ -97,6 +105,7 @@ class BatchVerifier:
         self._dust = np.uint64(dust_limit)
         self._max_items = max_items
         self._tray_bytes = tray_bytes
+        self._few_bytes = few_bytes
         self._table = SignatureTable(tray_bytes // WITNESS_BYTES, max_items)
         self._witnesses = self._table.witnesses.view(f"V{WITNESS_BYTES}").ravel()
         self._keys: npt.NDArray[np.void] = np.ndarray(
@@ -120,7 +129,7 @@ class BatchVerifier:
         lengths = np.diff(bounds)
         if end > payload.nbytes or end - begin > self._tray_bytes or (lengths < 0).any():
             raise ValueError(f"offsets leave the tray of {payload.nbytes} bytes")
-        if end - begin <= FEW_BYTES:
+        if end - begin <= self._few_bytes:
             return self._one_by_one(payload, bounds.tolist(), out)
         return self._together(payload, bounds[:-1], lengths, out)
 
@@ -131,7 +140,7 @@ class BatchVerifier:
     ) -> BatchCounts:
         codes = [int(Verdict.BAD_LENGTH)] * (len(bounds) - 1)
         table = self._table
-        decoded = []
+        decoded: list[tuple[int, Transaction, bytes]] = []
         message_of: list[int] = []
         for item, (begin, end) in enumerate(pairwise(bounds)):
             raw = bytes(payload[begin:end])
@@ -148,14 +157,14 @@ class BatchVerifier:
             ).reshape(-1, WITNESS_BYTES)
             txid = self._hasher.body_id(raw[:witnesses_at])
             table.ids[len(decoded)] = np.frombuffer(txid, dtype=np.uint8)
-            decoded.append((item, transaction, txid, first))
+            decoded.append((item, transaction, txid))
         passed = self._passing(np.array(message_of, dtype=np.intp), len(decoded))
         n_items = len(codes)
         out.txids[:n_items] = 0
         out.n_inputs[:n_items] = 0
         out.output_sums[:n_items] = 0
         outpoints, owners = [], []
-        for (item, transaction, txid, _), good in zip(decoded, passed.tolist(), strict=True):
+        for (item, transaction, txid), good in zip(decoded, passed.tolist(), strict=True):
             if not good:
                 codes[item] = Verdict.BAD_SIGNATURE
                 continue
@@ -192,7 +201,7 @@ class BatchVerifier:
             live, starts, counts = live[sound], starts[sound], counts[sound]
             items = self._lay_out(tray, starts, counts)
         ids = self._hasher.body_ids([payload[begin:end] for begin, end in items.bodies])
-        self._table.ids[: len(live)] = np.frombuffer(ids, dtype=np.uint8).reshape(len(live), -1)
+        self._table.ids[: len(live)] = np.frombuffer(ids, dtype=np.uint8).reshape(-1, ID_BYTES)
         passed = self._passing(items.witness_items, len(live))
         codes[live[~passed]] = Verdict.BAD_SIGNATURE
         self._write(items, live, passed, codes, out)

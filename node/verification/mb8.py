@@ -13,81 +13,92 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from node.params import SIGNED_MESSAGE_BYTES
 from node.verification.guards import doubtful
 from node.verification.nacl import NaclBackend
 from node.verification.rule import check_rule
 from node.verification.signatures import LANES, BackendUnavailable, Flags, SignatureTable
 
-_LIBRARY = ("ipp-crypto", "libcrypto_mb.so.13")
-_COMPILER_LIBRARIES = tuple(
-    ("intel-cmplr-lib-rt", name)
-    for name in ("libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so")
-)
+_PACKAGES = ("ipp-crypto", "intel-cmplr-lib-rt")
+_COMPILER_LIBRARIES = ("libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so")
+_LIBRARY = "libcrypto_mb.so.13"
 _SYSTEM_LIBRARY = "libcrypto.so.3"
 _ED25519_ALGORITHM = 14  # MBX_ALGO_EDDSA_ED25519
 _EIGHT_LANES = 8  # the bit of mbx_get_algo_info's answer that promises the mb8 functions
-_POINTER_BYTES = 8
-_INSTALL = "pip install 'timed[avx512]', or set the backend to nacl"
+_POINTER_BYTES = 8  # a length is half as wide
+_OR_NACL = "or set the backend to nacl"
 
 
-def load_library() -> ctypes.CDLL:
-    """Load libcrypto_mb and what it needs.
+def library_directories() -> list[Path]:
+    """Return where the two packages have put their libraries, likeliest first."""
+    directories = []
+    for package in _PACKAGES:
+        try:
+            files = importlib.metadata.files(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        directories += [
+            Path(str(file.locate())).parent.resolve()
+            for file in files
+            if file.name in (_LIBRARY, *_COMPILER_LIBRARIES)
+        ]
+    directories += [Path(prefix) / "lib" for prefix in (sys.prefix, sys.base_prefix)]
+    return list(dict.fromkeys(directories))
 
-    Raises ``BackendUnavailable`` for a missing package, file or OpenSSL, and for a processor
+
+def load_library(directories: Sequence[Path]) -> ctypes.CDLL:
+    """Load libcrypto_mb from one of ``directories``, and what it needs.
+
+    Raises ``BackendUnavailable`` for a missing or broken file or OpenSSL, and for a processor
     without AVX-512 IFMA.
     """
-    if sys.platform != "linux":
-        raise BackendUnavailable("avx512 runs on Linux only", "set the backend to nacl")
-    paths = [_located(*named) for named in (*_COMPILER_LIBRARIES, _LIBRARY)]
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise BackendUnavailable("avx512 runs on x86-64 Linux only", "set the backend to nacl")
+    paths = [_located(name, directories) for name in (*_COMPILER_LIBRARIES, _LIBRARY)]
     try:
         ctypes.CDLL(_SYSTEM_LIBRARY)
     except OSError as error:
         raise BackendUnavailable(
-            f"OpenSSL 3 of the system ({_SYSTEM_LIBRARY}) cannot be loaded: {error}",
-            "install it (Debian and Ubuntu: apt install libssl3), or set the backend to nacl",
+            f"the system's OpenSSL 3 ({_SYSTEM_LIBRARY}) cannot be loaded: {error}",
+            f"install it (Debian, Ubuntu: apt install libssl3), {_OR_NACL}",
         ) from error
     try:
         # Each stays loaded for good, and its name then satisfies what the next one needs.
         *_, library = [ctypes.CDLL(str(path)) for path in paths]
         library.mbx_get_algo_info.restype = ctypes.c_uint64
-        lanes = library.mbx_get_algo_info(ctypes.c_int(_ED25519_ALGORITHM))
+        widths = library.mbx_get_algo_info(ctypes.c_int(_ED25519_ALGORITHM))
     except (OSError, AttributeError) as error:
         raise BackendUnavailable(
-            f"{_LIBRARY[1]} cannot be used: {error}",
-            "reinstall it (pip install --force-reinstall ipp-crypto intel-cmplr-lib-rt), "
-            "or set the backend to nacl",
+            f"{_LIBRARY} cannot be used: {error}",
+            f"reinstall it (pip install --force-reinstall {' '.join(_PACKAGES)}), {_OR_NACL}",
         ) from error
-    if not lanes & _EIGHT_LANES:
+    if not widths & _EIGHT_LANES:
         raise BackendUnavailable(
-            "this processor has no AVX-512 IFMA",
-            "set the backend to nacl; nothing to install helps",
+            "this processor has no AVX-512 IFMA", "use one that has, " + _OR_NACL
         )
     return library
 
 
-def _located(package: str, name: str) -> Path:
-    """The path of a library file that ``package`` has installed, or that lies where it would."""
-    candidates = [Path(prefix) / "lib" / name for prefix in (sys.prefix, sys.base_prefix)]
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    candidates[:0] = [Path(str(file.locate())) for file in files if file.name == name]
-    for path in candidates:
+def _located(name: str, directories: Sequence[Path]) -> Path:
+    for directory in directories:
+        path = directory / name
         if path.is_file():
-            return path.resolve()
-    raise BackendUnavailable(f"{name} of the package {package} is not installed", _INSTALL)
+            return path
+    raise BackendUnavailable(
+        f"{name} is not installed",
+        f"install the extra avx512 (pip install {' '.join(_PACKAGES)}), {_OR_NACL}",
+    )
 
 
 class Mb8Backend:
-    """libcrypto_mb, eight signatures a call; libsodium for what the guards doubt and for a single one.
+    """libcrypto_mb, eight signatures a call; libsodium for what is in doubt and for a single one.
 
     Raises ``BackendUnavailable`` when the library cannot be loaded or judges by another rule.
     """
@@ -98,11 +109,9 @@ class Mb8Backend:
 
     def __init__(self) -> None:
         self._reference = NaclBackend()
-        self._verify: Any = load_library().mbx_ed25519_verify_mb8
+        self._verify: Any = load_library(library_directories()).mbx_ed25519_verify_mb8
         self._verify.argtypes = (ctypes.c_void_p,) * 5
         self._verify.restype = ctypes.c_uint32
-        self._lengths = np.full(LANES, SIGNED_MESSAGE_BYTES, dtype=np.uint32)
-        self._lengths_address = self._lengths.ctypes.data
         check_rule(self)
 
     def verify(self, table: SignatureTable, count: int) -> Flags:
@@ -121,10 +130,10 @@ class Mb8Backend:
         return valid
 
     def _verify_lanes(self, table: SignatureTable, count: int) -> Flags:
-        verify, lengths = self._verify, self._lengths_address
-        r, s, message, key = table.pointer_tables
+        verify = self._verify
+        r, s, message, length, key = table.pointer_tables
         statuses = [
-            verify(r + at, s + at, message + at, lengths, key + at)
+            verify(r + at, s + at, message + at, length + at // 2, key + at)
             for at in range(0, count * _POINTER_BYTES, LANES * _POINTER_BYTES)
         ]
         if not any(statuses):

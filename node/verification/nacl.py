@@ -13,7 +13,6 @@ import ctypes
 import numpy as np
 from nacl import _sodium, bindings
 
-from node.params import SIGNED_MESSAGE_BYTES
 from node.verification.rule import check_rule
 from node.verification.signatures import BackendUnavailable, Flags, SignatureTable
 
@@ -51,10 +50,11 @@ class NaclBackend:
         verify = self._verify
         return np.array(
             [
-                verify(signature, message, SIGNED_MESSAGE_BYTES, key) == 0
-                for signature, message, key in zip(
+                verify(signature, message, length, key) == 0
+                for signature, message, length, key in zip(
                     table.rs[:count].tolist(),
                     table.messages[:count].tolist(),
+                    table.lengths[:count].tolist(),
                     table.keys[:count].tolist(),
                     strict=True,
                 )
@@ -65,6 +65,9 @@ class NaclBackend:
     def verify_one(self, table: SignatureTable, row: int) -> bool:
         """Return whether the table's signature ``row`` is valid."""
         result: int = self._verify(
-            int(table.rs[row]), int(table.messages[row]), SIGNED_MESSAGE_BYTES, int(table.keys[row])
+            int(table.rs[row]),
+            int(table.messages[row]),
+            int(table.lengths[row]),
+            int(table.keys[row]),
         )
         return result == 0

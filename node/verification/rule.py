@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
+from node.params import SIGN_PREFIX_SPEND
 from node.verification.signatures import Backend, BackendUnavailable, SignatureTable
 
 
@@ -115,10 +114,8 @@ def check_rule(backend: Backend) -> None:
     probes = PROBES * _COPIES
     table = SignatureTable(len(probes), len(probes))
     for row, probe in enumerate(probes):
-        witness = bytes.fromhex(probe.key + probe.r + probe.s)
-        table.witnesses[row] = np.frombuffer(witness, dtype=np.uint8)
-        table.ids[row] = np.frombuffer(bytes.fromhex(probe.id), dtype=np.uint8)
-    table.point(np.arange(len(probes)))
+        message = SIGN_PREFIX_SPEND + bytes.fromhex(probe.id)
+        table.put(row, bytes.fromhex(probe.key), bytes.fromhex(probe.r + probe.s), message)
     answers = backend.verify(table, len(probes)).tolist()
     wrong = sorted({p.name for p, answer in zip(probes, answers, strict=True) if answer != p.valid})
     if wrong:

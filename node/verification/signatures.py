@@ -18,6 +18,7 @@ from node.params import (
     KEY_BYTES,
     SIGN_PREFIX_BYTES,
     SIGN_PREFIX_SPEND,
+    SIGNATURE_BYTES,
     SIGNED_MESSAGE_BYTES,
     WITNESS_BYTES,
 )
@@ -25,9 +26,9 @@ from node.params import (
 LANES = 8
 """Signatures that the widest backend takes in one call; tables are padded to a multiple of it."""
 
-_MESSAGE_STRIDE_BYTES = 64  # one cache line each; 47 are used
+CACHE_LINE_BYTES = 64
 
-assert SIGNED_MESSAGE_BYTES <= _MESSAGE_STRIDE_BYTES
+assert SIGNED_MESSAGE_BYTES <= CACHE_LINE_BYTES
 
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
@@ -41,20 +42,23 @@ class BackendUnavailable(NodeError):
 class SignatureTable:
     """Room for signatures and the messages that they sign, with pointer tables over it.
 
-    ``witnesses`` u8[capacity, 96]: public key, R, S; ``limbs`` is the same memory as u64[capacity,
-    12]. ``ids`` u8[messages, 32]: the transaction ids; each is preceded in memory by the spend
-    prefix. ``keys``, ``rs``, ``ss`` and ``messages`` u64[capacity]: addresses; the first three
-    never change, ``point`` sets which message each signature is for. ``pointer_tables``: where the
-    tables ``rs``, ``ss``, ``messages`` and ``keys`` lie themselves. Rows beyond those in use hold
-    stale bytes, yet always point into the table: a backend may read them as padding.
+    ``witnesses`` u8[capacity, 96]: public key, R, S; ``limbs`` is the same memory, u64[capacity,
+    12]. ``ids`` u8[messages, 32]: transaction ids, each behind the spend prefix in memory.
+    ``keys``, ``rs``, ``ss`` and ``messages`` u64[capacity] are addresses, ``lengths``
+    u32[capacity] the messages' lengths in bytes; ``pointer_tables`` says where ``rs``, ``ss``,
+    ``messages``, ``lengths`` and ``keys`` lie themselves.
+
+    Rows beyond those in use hold stale bytes, yet always point into the table: a backend may read
+    them as padding. ``slot_bytes`` bounds the messages that ``put`` takes.
     """
 
     __slots__ = (
         "_message_base",
-        "_message_memory",
+        "_slots",
         "capacity",
         "ids",
         "keys",
+        "lengths",
         "limbs",
         "messages",
         "pointer_tables",
@@ -63,32 +67,48 @@ class SignatureTable:
         "witnesses",
     )
 
-    def __init__(self, capacity: int, messages: int) -> None:
+    def __init__(self, capacity: int, messages: int, slot_bytes: int = CACHE_LINE_BYTES) -> None:
+        if slot_bytes < SIGNED_MESSAGE_BYTES:
+            raise ValueError(f"slots of {slot_bytes} bytes, {SIGNED_MESSAGE_BYTES} needed")
         self.capacity = -(-capacity // LANES) * LANES
         self.limbs: Words = np.zeros((self.capacity, WITNESS_BYTES // 8), dtype="<u8")
         self.witnesses: Bytes = self.limbs.view(np.uint8)
-        self._message_memory: Bytes = np.zeros((messages, _MESSAGE_STRIDE_BYTES), dtype=np.uint8)
-        self._message_memory[:, :SIGN_PREFIX_BYTES] = np.frombuffer(SIGN_PREFIX_SPEND, np.uint8)
-        self.ids: Bytes = self._message_memory[:, SIGN_PREFIX_BYTES:SIGNED_MESSAGE_BYTES]
-        self._message_base = np.uint64(self._message_memory.ctypes.data)
+        self._slots: Bytes = np.zeros((max(messages, 1), slot_bytes), dtype=np.uint8)
+        self._slots[:, :SIGN_PREFIX_BYTES] = np.frombuffer(SIGN_PREFIX_SPEND, np.uint8)
+        self.ids: Bytes = self._slots[:, SIGN_PREFIX_BYTES:SIGNED_MESSAGE_BYTES]
+        self._message_base = np.uint64(self._slots.ctypes.data)
         rows = np.arange(self.capacity, dtype=np.uint64) * np.uint64(WITNESS_BYTES)
         self.keys: Words = rows + np.uint64(self.limbs.ctypes.data)
         self.rs: Words = self.keys + np.uint64(KEY_BYTES)
         self.ss: Words = self.rs + np.uint64(KEY_BYTES)
         self.messages: Words = np.full(self.capacity, self._message_base, dtype=np.uint64)
-        self.pointer_tables: tuple[int, ...] = tuple(
-            addresses.ctypes.data for addresses in (self.rs, self.ss, self.messages, self.keys)
+        self.lengths = np.full(self.capacity, SIGNED_MESSAGE_BYTES, dtype=np.uint32)
+        self.pointer_tables: tuple[int, int, int, int, int] = (
+            self.rs.ctypes.data,
+            self.ss.ctypes.data,
+            self.messages.ctypes.data,
+            self.lengths.ctypes.data,
+            self.keys.ctypes.data,
         )
 
     def point(self, message_of: npt.NDArray[np.intp]) -> None:
         """Say that signature ``k`` signs message ``message_of[k]``."""
-        np.multiply(
-            message_of,
-            _MESSAGE_STRIDE_BYTES,
-            out=self.messages[: len(message_of)],
-            casting="unsafe",
-        )
-        self.messages[: len(message_of)] += self._message_base
+        addresses = self.messages[: len(message_of)]
+        np.multiply(message_of, self._slots.shape[1], out=addresses, casting="unsafe")
+        addresses += self._message_base
+
+    def put(self, row: int, key: bytes, signature: bytes, message: bytes) -> None:
+        """Fill ``row`` by hand: key[32], signature[64] and any message that fits a slot.
+
+        A row's message takes the place of transaction id ``row`` and of its prefix: a table serves
+        either ``put`` or ``ids``. Raises ``ValueError`` for fields of another length.
+        """
+        if len(key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+            raise ValueError(f"key of {len(key)} bytes, signature of {len(signature)}")
+        self.witnesses[row] = np.frombuffer(key + signature, dtype=np.uint8)
+        self._slots[row, : len(message)] = np.frombuffer(message, dtype=np.uint8)
+        self.lengths[row] = len(message)
+        self.messages[row] = self._message_base + np.uint64(row * self._slots.shape[1])
 
 
 class Backend(Protocol):

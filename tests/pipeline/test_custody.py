@@ -1,7 +1,8 @@
-"""The ownership rules of trays, driven through many orders of events by a seeded model of the world.
+"""The ownership rules of trays, driven through many orders of events by a seeded model of the
+world.
 
-The model has what the real pipeline has: queues that survive a receiver and queues that die with their
-owner, workers and sinks that die at any point and lose what they had not sent yet.
+The model has what the real pipeline has: queues that survive a receiver and queues that die with
+their owner, workers and sinks that die at any point and lose what they had not sent yet.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.custody import PRIORITIES, WORKER_CREDIT, Custody, CustodyError, TrayState
+from pipeline.descriptor import Descriptor, Kind
 from pipeline.order import Order
 from pipeline.topology import TrayDims
-from pipeline.tray import Descriptor, Kind
 
 DIMS = TrayDims(trays=8, tray_bytes=1024, max_items=8, verdict_bytes=64, reserved=(1, 1))
 EPOCH = 3

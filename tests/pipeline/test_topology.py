@@ -120,7 +120,7 @@ REFUSED = {
     "core name": (replace(TABLE, cores="raed=0"), "no stage or process is called 'raed'; use one"),
     "core absent": (
         replace(TABLE, cores="read=7"),
-        "core 7 is not available here; choose from 0, 1",
+        "core 7 is not available here; choose from",
     ),
     "core twice": (replace(TABLE, cores="count=0,count-1=1"), "process count-1 is placed twice"),
 }
@@ -147,8 +147,8 @@ def test_a_cycle_of_blocking_links_is_named() -> None:
     with pytest.raises(TopologyError) as refusal:
         validate(with_link(RETURNS, capacity=31), range(2))
     assert str(refusal.value) == (
-        "links that block form a cycle: read -work-> count -judged-> store -returns-> read; make one "
-        "of them drop, or give one a capacity of at least the 32 trays so that it never fills"
+        "links that block form a cycle: read -work-> count -judged-> store -returns-> read; make "
+        "one of them drop, or give one a capacity of at least the 32 trays so that it never fills"
     )
 
 

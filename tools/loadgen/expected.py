@@ -1,9 +1,9 @@
 """The ledger of truth: what a node may say about each transaction, and what it did say.
 
-The sender reports what it sent, each verdict and each announced block; ``conclude`` judges everything
-together and returns findings, one for each way in which the node (or the way to it) was wrong. Pure: no
-socket, no clock; times are arguments (nanoseconds of one monotonic clock). Arrays have one entry per
-transaction of the window that is being sent, whose indices start at 0.
+The sender reports what it sent, each verdict and each announced block; ``conclude`` judges
+everything together and returns findings, one for each way in which the node (or the way to it) was
+wrong. Pure: no socket, no clock; times are arguments (nanoseconds of one monotonic clock). Arrays
+have one entry per transaction of the window that is being sent, whose indices start at 0.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MAX_BLOCKS = 1_000_000  # announced in one run: 27 hours at a pace of 100 ms
 SEQUENCE_RANGE = 2**32
 
 SHED = frozenset((Verdict.MEMPOOL_FULL, Verdict.ORPHANS_FULL, Verdict.BUSY, Verdict.STOPPING))
-"""True answers of a node that has too much to do or is leaving: not wrong, and to be asked again."""
+"""True answers of a node that has too much to do or is leaving: not wrong; ask again later."""
 
 RIVAL_LOST = frozenset((Verdict.CONFLICT, Verdict.REPLACEMENT_FEE, Verdict.SPENT_INPUT))
 """What the loser of a pair may be told: both pay the same fee, so none can replace the other."""
 
 AGAIN = frozenset((Verdict.KNOWN, Verdict.FINAL))
-"""What is said of a transaction that the node had before: legal only where requests are repeated."""
+"""What is said of a transaction that the node had before: legal where requests are repeated."""
 
 assert NO_VERDICT not in set(Verdict)
 
@@ -73,12 +73,21 @@ class Finding:
         return f"{self.count:,} {self.fault.value}" + (f" ({shown})" if shown else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What was wrong, and what would have been in a run without restarts and repeats."""
+
+    findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+
 @dataclass(slots=True)
 class Ledger:
     """What was sent, answered and finalised, for transactions ``first`` .. ``first + count`` - 1.
 
-    ``resubmit``: requests may have been repeated and the node restarted, so a transaction may be answered
-    again and notifications may be missed. ``allow_shedding``: refusals for load are no fault.
+    ``resubmit``: requests may have been repeated and the node restarted, so a transaction may be
+    answered again and notifications may be missed. ``allow_shedding``: refusals for load are no
+    fault.
     """
 
     workload: Workload
@@ -101,6 +110,7 @@ class Ledger:
     n_unexpected: int = field(init=False, default=0)  # verdicts unlike the expected ones, so far
 
     blocks: dict[int, bytes] = field(init=False, default_factory=dict)  # height: id
+    _previous: dict[int, bytes] = field(init=False, default_factory=dict)  # height: id below
     _expected: bytes = field(init=False)
     _prefixes: npt.NDArray[np.uint64] = field(init=False)
     _by_prefix: npt.NDArray[np.int64] = field(init=False)
@@ -149,7 +159,7 @@ class Ledger:
     def answered_again(
         self, indices: npt.NDArray[np.int64], codes: npt.NDArray[np.uint8], now_ns: int
     ) -> int:
-        """Note verdicts for transactions that may have had one before; returns how many had none."""
+        """Note verdicts for transactions that may have one already; returns how many had none."""
         before = self.verdicts[indices]
         held_before = self.held[indices] | (before < 16)
         first = before == NO_VERDICT
@@ -168,7 +178,9 @@ class Ledger:
         """Note verdicts that nothing asked for (any more)."""
         self._fault(Fault.DOUBLE_VERDICT, n_verdicts, what)
 
-    def announced(self, block_id: bytes, header: bytes, txids: bytes, sequence: int, now_ns: int) -> int:  # fmt: skip
+    def announced(
+        self, block_id: bytes, header: bytes, txids: bytes, sequence: int, now_ns: int
+    ) -> int:
         """Note a "finalised" notification; returns how many transactions of ours became final."""
         self._check_sequence(sequence)
         if not self._check_block(block_id, header, txids):
@@ -196,7 +208,7 @@ class Ledger:
         return np.flatnonzero((self.sent_ns != 0) & (self.verdicts == NO_VERDICT))
 
     def verdict_counts(self) -> dict[str, int]:
-        """Return how many transactions have which (latest) verdict, by name; sums to the sent ones."""
+        """Return how many of the sent transactions have which latest verdict, by name."""
         counts = np.bincount(self.verdicts[self.sent_ns != 0], minlength=256)
         return {_name(int(code)): int(counts[code]) for code in np.flatnonzero(counts)}
 
@@ -245,11 +257,14 @@ class Ledger:
                 f"{len(txids) // ID_BYTES} announced",
             )
         below = self.workload.genesis_id if height == 1 else self.blocks.get(height - 1)
-        above = self.blocks.get(height + 1)
-        if (below is not None and header.previous != below) or above is not None:
-            self._fault(Fault.FORK, 1, f"height {height} does not extend the chain announced before")
+        above = self._previous.get(height + 1)
+        if header.previous != (below or header.previous) or block_id != (above or block_id):
+            self._fault(
+                Fault.FORK, 1, f"height {height} does not extend the chain announced before"
+            )
         if len(self.blocks) < MAX_BLOCKS:
             self.blocks[height] = block_id
+            self._previous[height] = header.previous
         return True
 
     def _finalised(self, txids: bytes, now_ns: int) -> int:
@@ -290,26 +305,17 @@ class Ledger:
 
     # Judgement.
 
-    def conclude(self) -> tuple[Finding, ...]:
-        """Judge everything seen; returns the findings, in the order of ``Fault``, none if all is well."""
-        counts, examples = self._counts.copy(), {k: list(v) for k, v in self._examples.items()}
-        try:
-            self._judge()
-            return tuple(
-                Finding(fault, self._counts[fault], tuple(self._examples.get(fault, ())))
-                for fault in Fault
-                if self._counts[fault] and not self._tolerated(fault)
-            )
-        finally:
-            self._counts, self._examples = counts, examples
-
-    def notes(self) -> tuple[Finding, ...]:
-        """Return what was seen and is legal in this run, yet worth telling."""
-        return tuple(
-            Finding(fault, self._counts[fault], tuple(self._examples.get(fault, ())))
-            for fault in Fault
-            if self._counts[fault] and self._tolerated(fault)
-        )
+    def conclude(self) -> Judgement:
+        """Judge everything seen; call it once, at the end."""
+        self._judge()
+        findings: list[Finding] = []
+        notes: list[Finding] = []
+        for fault in Fault:
+            if self._counts[fault]:
+                examples = tuple(self._examples.get(fault, ()))
+                kept = notes if self._tolerated(fault) else findings
+                kept.append(Finding(fault, self._counts[fault], examples))
+        return Judgement(tuple(findings), tuple(notes))
 
     def _tolerated(self, fault: Fault) -> bool:
         """Whether a restart of the node explains this; what was lost is asked about again."""
@@ -329,15 +335,11 @@ class Ledger:
         shed = np.isin(self.verdicts, list(SHED))
         parent = self._related(self.workload.columns.parent[window])
         has_parent = self.workload.columns.parent[window] >= 0
-        # A child of what the node does not have stays an orphan, and nobody is to blame.
-        waits = (self.verdicts == Verdict.ORPHANED) & ~final
-        for _ in range(256):  # the excuse is handed down; chains are shorter than that
-            lost = has_parent & ((parent < 0) | ~held[parent] | (waits & ~waits[parent] & ~final[parent]))
-            excused = waits & lost
-            if not excused.any():
-                break
-            held = held & ~excused
-            waits = waits & ~excused
+        # A child of what the node does not have stays an orphan, and nobody is to blame; its own
+        # children neither. Of a parent outside of the window nothing is known.
+        waits = (self.verdicts == Verdict.ORPHANED) & ~final & has_parent
+        while (excused := waits & held & ~((parent >= 0) & (held | final)[parent])).any():
+            held &= ~excused
 
         self._fault_at(Fault.MISSING_VERDICT, np.flatnonzero(sent & ~answered))
         legal = self._legal(kinds, has_parent)
@@ -354,7 +356,8 @@ class Ledger:
             np.flatnonzero(final & answered & ~held & ~shed & ~bad),
             verdict=True,
         )
-        # After a restart the rival of what was admitted may have won: then the last word is a loser's.
+        # After a restart the rival of what was admitted may have won: then the last word is a
+        # loser's.
         lost_later = np.isin(self.verdicts, list(RIVAL_LOST)) & (kinds == Truth.RIVAL)
         self._fault_at(Fault.NOT_FINAL, np.flatnonzero(held & ~final & ~lost_later), verdict=True)
         heights = sorted(self.blocks)
@@ -431,7 +434,7 @@ class Ledger:
 
 
 def _prefixes(txids: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return the first 8 bytes of each id as a number; ids are uniform, so 5 million do not collide."""
+    """Return the first 8 bytes of each id as a number; the whole id is compared afterwards."""
     return np.ascontiguousarray(txids[:, :8]).view("<u8").reshape(-1)
 
 

@@ -1,10 +1,11 @@
 """Making a workload: a funded genesis and transactions that spend it, all signed in advance.
 
-Options and a seed come in, a directory in the layout of ``workload_file`` comes out; the same options and
-seed give the same bytes. Everything is drawn from SHAKE-128, so no library's generator decides what a
-seed means. Work goes segment by segment, vectorised: positions, bodies and witnesses are arrays, ids go
-through ``hashlib`` one by one, keys and signatures through ``node.verification.signing`` in bulk, on
-two threads (they leave the interpreter lock). Memory holds the keys and a segment, never the outputs.
+Options and a seed come in, a directory in the layout of ``workload_file`` comes out; the same
+options and seed give the same bytes. Everything is drawn from SHAKE-128, so no library's generator
+decides what a seed means. Work goes segment by segment, vectorised: positions, bodies and witnesses
+are arrays, ids go through ``hashlib`` one by one, keys and signatures through
+``node.verification.signing`` in bulk, on two threads (they leave the interpreter lock). Memory
+holds the keys and a segment, never the outputs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +77,9 @@ OUTPUTS_PER_TRANSACTION = 2  # the payment and the change
 CHANGE_INDEX = 1
 SEGMENT_TRANSACTIONS = 32_768  # built at once: about 60 MB of scratch with four inputs
 OUTPUT_RECORDS = 131_072  # allocation records written at once
-SIGNING_BATCH = 4_096  # signatures per call: long enough that two threads do not wait for each other
+SIGNING_BATCH = (
+    4_096  # signatures per call: long enough that two threads do not wait for each other
+)
 
 # Within the ancestor limit of 25 that nodes have by default, with room for a block that is late.
 CHAIN_DEPTH = 20
@@ -86,11 +90,13 @@ MIN_FEE = 1_000
 DUST_LIMIT = 1_000
 FEE_PER_BYTE = 100  # one rate for all, so that none replaces or evicts another
 LARGEST_VALUE = 10 * UNITS_PER_TIME
+MAX_BLOCK_BYTES = 8 * 1024 * 1024
+MAX_BLOCK_TRANSACTIONS = 32_768
 
 # Ed25519's group order: S + L verifies where S < L is not checked.
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 
-_PERMANENT_LENGTH_LIMIT = 200  # characters of a seed
+_MAX_SEED_CHARACTERS = 200
 
 
 class Kind(StrEnum):
@@ -106,9 +112,10 @@ class Kind(StrEnum):
 class WorkloadOptions:
     """What to make.
 
-    ``outputs`` is the size of the genesis set (0: as many as are spent). ``bad_signatures`` is the share
-    of transactions that carry one; ``double_spends`` the share that spends again what another one of the
-    workload spends (so twice that share is in such a pair). Raises LoadError for impossible values.
+    ``outputs`` is the size of the genesis set (0: as many as are spent). ``bad_signatures`` is the
+    share of transactions that carry one; ``double_spends`` the share that spends again what another
+    one of the workload spends (so twice that share is in such a pair). Raises LoadError for
+    impossible values.
     """
 
     transactions: int
@@ -118,8 +125,8 @@ class WorkloadOptions:
     double_spends: float = 0.0
     seed: str = "1"
     chain: str = "dev"
-    max_block_bytes: int = 8 * 1024 * 1024
-    max_block_transactions: int = 32_768
+    max_block_bytes: int = MAX_BLOCK_BYTES
+    max_block_transactions: int = MAX_BLOCK_TRANSACTIONS
 
     def __post_init__(self) -> None:
         if not 1 <= self.transactions <= MAX_TRANSACTIONS:
@@ -141,8 +148,8 @@ class WorkloadOptions:
             )
         if not 0 <= self.outputs <= 2**32:
             raise LoadError(f"{self.outputs} outputs are impossible", "give 0 to 2^32")
-        if len(self.seed) > _PERMANENT_LENGTH_LIMIT:
-            raise LoadError("the seed is too long", f"use up to {_PERMANENT_LENGTH_LIMIT} letters")
+        if len(self.seed) > _MAX_SEED_CHARACTERS:
+            raise LoadError("the seed is too long", f"use up to {_MAX_SEED_CHARACTERS} letters")
 
     @property
     def n_bad(self) -> int:
@@ -186,8 +193,9 @@ class Plan:
     """Who spends what, before any byte is made; arrays have one entry per transaction.
 
     Keys 0 .. n_funded - 1 own genesis outputs, the rest own change that a later transaction spends.
-    ``first_key`` is the key of the first input (its inputs have consecutive ones), ``level`` the place in
-    a chain. ``segments`` are ranges that can be built one after another: no chain leaves its segment.
+    ``first_key`` is the key of the first input (its inputs have consecutive ones), ``level`` the
+    place in a chain. ``segments`` are ranges that can be built one after another: no chain leaves
+    its segment.
     """
 
     kinds: Bytes
@@ -277,7 +285,7 @@ def _chain(
     if len(bounds) == 1:
         return _spans(count, SEGMENT_TRANSACTIONS)
     bounds[-1] = count
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 class Keys:
@@ -316,7 +324,7 @@ class Funding:
 def write_allocations(
     path: Path, n_outputs: int, publics: Bytes, random: RandomStreams, progress: Progress
 ) -> Funding:
-    """Write ``genesis.alloc``: outputs of our keys spread over all others, which random keys own."""
+    """Write ``genesis.alloc``: outputs of our keys spread over others, which random keys own."""
     n_funded = len(publics)
     positions = random.permutation("places", n_outputs)[:n_funded]
     order = np.argsort(positions, kind="stable")
@@ -363,7 +371,8 @@ class Shape:
                  (n_inputs,)),
                 ("outputs", [("value", "<u8"), ("owner", "u1", (KEY_BYTES,))],
                  (OUTPUTS_PER_TRANSACTION,)),
-                ("witnesses", [("key", "u1", (KEY_BYTES,)), ("signature", "u1", (SIGNATURE_BYTES,))],
+                ("witnesses",
+                 [("key", "u1", (KEY_BYTES,)), ("signature", "u1", (SIGNATURE_BYTES,))],
                  (n_inputs,)),
             ]
         )  # fmt: skip
@@ -452,7 +461,7 @@ class Builder:
         change: npt.NDArray[np.uint64],
         payments: npt.NDArray[np.uint64],
     ) -> Indices:
-        """Fill inputs and values; returns the owners' key numbers in input order, i64[n, inputs]."""
+        """Fill inputs and values; returns the owners' keys in input order, i64[n, inputs]."""
         inputs = rows["inputs"]
         n_inputs = inputs.shape[1]
         parent = self._plan.parent[start + which]
@@ -538,8 +547,8 @@ def prepare(
 ) -> None:
     """Make a workload in a directory, which is created and must not hold one yet.
 
-    ``progress`` is called with (what, done, of how many). Raises LoadError: the directory is not empty,
-    not writable or full, or the options cannot be met.
+    ``progress`` is called with (what, done, of how many). Raises LoadError: the directory is not
+    empty, not writable or full, or the options cannot be met.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -563,8 +572,8 @@ def _prepare(directory: Path, options: WorkloadOptions, progress: Progress) -> N
     n_outputs = options.outputs or plan.n_funded
     if n_outputs < plan.n_funded:
         raise LoadError(
-            f"{options.transactions:,} transactions spend {plan.n_funded:,} outputs of the genesis, "
-            f"which is to have {n_outputs:,}",
+            f"{options.transactions:,} transactions spend {plan.n_funded:,} outputs, "
+            f"and the genesis is to have {n_outputs:,}",
             f"ask for at least --outputs {plan.n_funded}",
         )
     if min(LARGEST_VALUE, MAX_AMOUNT // n_outputs) // 2 < SMALLEST_FUNDING:
@@ -625,4 +634,3 @@ def _write_transactions(
         mapped[: len(header)] = header
         mapped.flush()
     return data_bytes
-

@@ -1,13 +1,15 @@
 """The files of a workload: how transactions and what is known of them lie on disk.
 
-``tools.loadgen.workload`` writes them, the sender maps them read-only; nothing is parsed per transaction.
+``tools.loadgen.workload`` writes them, the sender maps them read-only; nothing is parsed per
+transaction.
 
 - ``transactions.dat``: the transactions back to back, in sending order.
-- ``transactions.idx``: a header of 64 bytes (magic[8], version u32, reserved u32, count u64, bytes of the
-  data file u64, genesis id[32]), then one column after another, each starting at a multiple of 64 bytes:
-  ids u8[n, 32]; partner i32[n], the index of the transaction that spends the same outputs, or -1; parent
-  i32[n], the index of the transaction whose output is spent, or -1; lengths u16[n], as the wire wants
-  them; kinds u8[n] (``Truth``); expected u8[n], the verdict to compare answers with (0 for both of a pair).
+- ``transactions.idx``: a header of 64 bytes (magic[8], version u32, reserved u32, count u64, bytes
+  of the data file u64, genesis id[32]), then one column after another, each starting at a multiple
+  of 64 bytes: ids u8[n, 32]; partner i32[n], the index of the transaction that spends the same
+  outputs, or -1; parent i32[n], the index of the transaction whose output is spent, or -1; lengths
+  u16[n], as the wire wants them; kinds u8[n] (``Truth``); expected u8[n], the verdict to compare
+  answers with (0 for both of a pair).
 - ``workload.json``: what was asked for, for people; written last, so its presence says "complete".
 
 Beside them lie ``genesis.json``, ``genesis.alloc`` and ``validator.key`` for the node.
@@ -110,8 +112,8 @@ class Workload:
     """A workload on disk, mapped read-only; cheap to open and to hand to several senders.
 
     ``data`` are all transactions back to back, ``offsets`` i64[count + 1] their places in it,
-    ``lengths_wire`` the lengths as ingest requests carry them (2 bytes each), ``expected_codes`` one byte
-    each. ``summary`` is what ``workload.json`` says.
+    ``lengths_wire`` the lengths as ingest requests carry them (2 bytes each), ``expected_codes``
+    one byte each. ``summary`` is what ``workload.json`` says.
     """
 
     def __init__(

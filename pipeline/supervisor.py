@@ -1,0 +1,770 @@
+"""The supervisor: the parent of all processes of a pipeline, and the only one who may start or stop
+them.
+
+From the topology it derives the processes, makes their segments, spawns them and watches: for their
+death (pidfd), for what they say (channel), for a loop that stands still and for memory that grows
+(once a second). It owns the run directory, all segments' descriptors and the control socket. It
+touches no tray and reads no item.
+
+What it promises: ``PeerDied`` is sent only after the process was reaped, so it writes nothing any
+more. A dead process is started again (``pipeline.restart`` says when); a new intake gets a new
+epoch of segments, which everybody else has in its queue before that intake exists. SIGTERM, SIGINT
+and SIGHUP stop the stages one after the other in table order, each with a deadline; a second signal
+kills. It ends with a status other than 0 when restarting does not help, when a stage says that only
+a person can help, or when a stop was not orderly. However it ends, its children end.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from pipeline.child import DEFAULT_RUNNER, FAILED_EXIT_STATUS, Launch, PassedFd, Plan
+from pipeline.control import (
+    MAX_FDS,
+    Attach,
+    Channel,
+    ControlServer,
+    Fatal,
+    Info,
+    Message,
+    MetricsAnswer,
+    MetricsSegment,
+    PeerDied,
+    PeerStarted,
+    Ready,
+    Reply,
+    SegmentGrant,
+    Stop,
+    bind_control_socket,
+    close_all,
+)
+from pipeline.errors import (
+    ChannelClosed,
+    ControlError,
+    MetricsError,
+    SegmentError,
+    TopologyError,
+)
+from pipeline.metrics import ProcessMetricsLayout, ProcessMetricsReader
+from pipeline.restart import GiveUp, RestartPolicy
+from pipeline.rundir import RunDirectory
+from pipeline.segment import MappedSegment, Segment, map_segment
+from pipeline.signals import StopSignals
+from pipeline.spawn import start_process
+from pipeline.topology import ProcessSpec, Role, Topology, processes, validate
+
+TICK_S = 1.0  # of the checks; the supervisor's only regular wake-up
+STOP_DEADLINE_MS = 10_000
+START_DEADLINE_S = 120.0  # until Ready: a store may have to recover first
+KILL_GRACE_S = 1.0  # beyond a deadline that the child knows
+IMPATIENT_S = 1.0  # signals closer together are one request (a terminal and a service manager)
+MAX_MESSAGES_PER_TICK = 500  # of one child: beyond, it is broken
+MAX_INFOS_PER_TICK = 20
+STATUS_CACHE_S = 0.1
+
+HEARTBEAT = "heartbeat_ns"
+
+
+class Log(Protocol):
+    """Structured events, as structlog's bound loggers take them."""
+
+    def info(self, event: str, **values: Any) -> Any: ...
+    def warning(self, event: str, **values: Any) -> Any: ...
+    def error(self, event: str, **values: Any) -> Any: ...
+
+
+class State(StrEnum):
+    """Of one process."""
+
+    WAITING = "waiting"  # to be started (again)
+    STARTING = "starting"
+    READY = "ready"
+    ENDED = "ended"  # for good
+
+
+class _Child:
+    """One process over all its incarnations; what belongs to the living one is None without one."""
+
+    def __init__(self, spec: ProcessSpec, metrics: Segment) -> None:
+        self.spec = spec
+        self.policy = RestartPolicy(expendable=spec.expendable)
+        self.state = State.WAITING
+        self.incarnation = 0
+        self.start_at_s = 0.0
+        self.metrics = metrics
+        self.metrics_map: MappedSegment = map_segment(metrics.fd, writable=False)
+        self.reader = ProcessMetricsReader(
+            self.metrics_map.view, ProcessMetricsLayout(spec.members)
+        )
+        self.process: Any = None
+        self.pid: int | None = None
+        self.pidfd = -1
+        self.channel: Channel | None = None
+        self.started_s = 0.0
+        self.ready_s: float | None = None
+        self.kill_at_s: float | None = None  # it was told, or must be assumed, to be gone by then
+        self.killed_because: str | None = None
+        self.fatal: Fatal | None = None
+        self.messages = 0  # since the last tick
+        self.infos = 0
+        self.last_death: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None
+
+    def heartbeat_s(self) -> float:
+        """The latest turn of its loop, 0 before the first."""
+        newest = 0
+        for reader in self.reader.readers.values():
+            # A stage without the loop's own metrics, or one that wrote garbage, has no heartbeat.
+            with suppress(KeyError, MetricsError):
+                newest = max(newest, reader.read(HEARTBEAT))
+        return newest / 1e9
+
+    def metrics_now(self) -> list[dict[str, Any]]:
+        """A snapshot of each member that has declared its metrics."""
+        try:
+            return [snapshot.as_json() for snapshot in self.reader.snapshots()]
+        except MetricsError:
+            return []
+
+
+class Supervisor:
+    """Runs a topology until it is stopped or cannot go on.
+
+    ``settings`` is pickled for the children, so its classes must be importable there. ``log`` gets
+    structured events, ``on_ready`` is called once, when every stage that is not expendable was
+    ready, ``status_extra`` gives what the application adds to the status. ``rss_limit_mb`` (MiB,
+    resident, for every process or by stage name) bounds a process that a hostile peer inflates: it
+    is killed and started again. ``program`` begins the process names, ``runner`` names the
+    children's run loop. ``clock`` must be the clock of the heartbeats (CLOCK_MONOTONIC). Raises
+    TopologyError.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        settings: object,
+        run_dir: Path,
+        *,
+        log: Log,
+        on_ready: Callable[[], None] | None = None,
+        status_extra: Callable[[], Mapping[str, Any]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rss_limit_mb: int | Mapping[str, int] | None = None,
+        stop_deadline_ms: int = STOP_DEADLINE_MS,
+        start_deadline_s: float = START_DEADLINE_S,
+        program: str = "pipeline",
+        runner: str = DEFAULT_RUNNER,
+    ) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        validate(topology, cores)
+        self._topology = topology
+        self._specs = processes(topology, cores)
+        self._writers = _segment_writers(topology)
+        if len(self._writers) > MAX_FDS:
+            raise TopologyError(
+                f"{len(self._writers)} tray segments (one for each worker and two more), but the "
+                f"system passes {MAX_FDS} at once; use fewer workers"
+            )
+        self._run_dir = Path(os.path.abspath(run_dir))
+        self._plan = pickle.dumps(Plan(topology, settings, str(self._run_dir), runner, program))
+        self._log = _QuietLog(log)
+        self._on_ready = on_ready
+        self._status_extra = status_extra
+        self._clock = clock
+        self._rss_limit_mb = rss_limit_mb
+        self._stop_deadline_ms = stop_deadline_ms
+        self._start_deadline_s = start_deadline_s
+        self._tick_s = min(TICK_S, max(0.25, min(s.stall_ms for s in self._specs) / 4000))
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+
+        self._children: list[_Child] = []
+        self._segments: dict[str, Segment] = {}
+        self._epoch = 0
+        self._status = 0
+        self._was_ready = False
+        self._stop_order: list[list[_Child]] | None = (
+            None  # groups still to stop; None: not stopping
+        )
+        self._stop_signal_s: float | None = None
+        self._began_s = 0.0
+        self._tick_at_s = 0.0
+        self._ticked_s = 0.0
+        self._awake_since_s = 0.0
+        self._cached_status: tuple[float, bytes] | None = None
+        self.failure: str | None = None
+        """Why ``run`` returned something other than 0: one line for the person who started it."""
+
+    def run(self) -> int:
+        """Start everything, watch it, and return the exit status when everything has ended.
+
+        Call it once, in the main thread (signals, and children that die with the thread that
+        started them). The working directory is the run directory meanwhile. Raises
+        RunDirectoryError.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("run the supervisor in the main thread")
+        with ExitStack() as stack:
+            self._directory = RunDirectory.open(self._run_dir)
+            stack.callback(self._directory.close)
+            stack.callback(self._directory.remove_sockets)
+            stack.enter_context(self._directory.entered())
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._signals = stack.enter_context(StopSignals())
+            self._selector.register(self._signals, selectors.EVENT_READ, self._signalled)
+            self._control = ControlServer(
+                bind_control_socket(self._directory.fd), self._selector, self._answer
+            )
+            stack.callback(self._control.close)
+            self._plan_segment = Segment.create("plan", len(self._plan))
+            os.pwrite(self._plan_segment.fd, self._plan, 0)
+            stack.callback(self._release_segments)
+            stack.callback(self._kill_all)
+            self._prepare()
+            while not self._ended():
+                self._turn()
+        self._log.info("stopped", status=self._status, reason=self.failure)
+        return self._status
+
+    # The loop ------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        now = self._clock()
+        self._began_s = self._ticked_s = self._awake_since_s = now
+        self._tick_at_s = now + self._tick_s
+        for spec in self._specs:
+            layout = ProcessMetricsLayout(spec.members)
+            segment = Segment.create(f"metrics-{spec.name}", layout.size_bytes)
+            self._children.append(_Child(spec, segment))
+        self._log.info("supervising", processes=[spec.name for spec in self._specs])
+        for child in self._children:
+            child.start_at_s = now
+
+    def _turn(self) -> None:
+        now = self._clock()
+        for key, _ in self._selector.select(max(0.0, self._next_due_s() - now)):
+            key.data(self._clock())
+        now = self._clock()
+        self._control.tick(now)
+        if now >= self._tick_at_s:
+            self._tick(now)
+        for child in self._children:
+            if child.kill_at_s is not None and now >= child.kill_at_s:
+                self._kill(child, "it did not end in time")
+            if child.state is State.WAITING and now >= child.start_at_s and not self._stopping:
+                self._start(child, now)
+        if self._stopping:
+            self._go_on_stopping(now)
+
+    def _next_due_s(self) -> float:
+        due = [self._tick_at_s]
+        due += [c.start_at_s for c in self._children if c.state is State.WAITING]
+        due += [c.kill_at_s for c in self._children if c.kill_at_s is not None]
+        if (control := self._control.next_due_s()) is not None:
+            due.append(control)
+        return min(due)
+
+    def _ended(self) -> bool:
+        return self._stopping and not any(child.alive for child in self._children)
+
+    # Birth ---------------------------------------------------------------------------------------
+
+    def _start(self, child: _Child, now_s: float) -> None:
+        child.incarnation += 1
+        child.started_s = now_s
+        child.ready_s = child.killed_because = child.fatal = None
+        theirs: socket.socket | None = None
+        try:
+            if not self._epoch or (child.incarnation > 1 and self._holds_intake(child)):
+                self._begin_epoch()
+            channel, theirs = Channel.pair()
+            child.channel = channel
+            self._attach(child)
+            launch = Launch(
+                process=child.spec,
+                incarnation=child.incarnation,
+                parent_pid=os.getpid(),
+                plan=PassedFd(self._plan_segment.fd),
+                metrics=PassedFd(child.metrics.fd),
+                channel=PassedFd(theirs.fileno()),
+                crew=PassedFd(self._directory.crew_fd),
+            )
+            child.process = start_process(launch)
+            child.pid = child.process.pid
+            child.pidfd = os.pidfd_open(child.process.pid)
+        except (OSError, SegmentError, ControlError) as error:
+            self._not_started(child, now_s, error)
+            return
+        finally:
+            if theirs is not None:
+                theirs.close()
+        child.state = State.STARTING
+        self._selector.register(
+            child.pidfd, selectors.EVENT_READ, lambda now: self._exited(child, now)
+        )
+        self._selector.register(channel, selectors.EVENT_READ, lambda now: self._hear(child, now))
+        for peer in self._children:
+            if peer is not child and peer.state is State.READY:
+                for stage, index in peer.spec.members:
+                    self._send(child, PeerStarted(stage, index, peer.incarnation))
+        self._log.info(
+            "process_started", process=child.name, pid=child.pid, incarnation=child.incarnation
+        )
+
+    def _not_started(self, child: _Child, now_s: float, error: Exception) -> None:
+        if child.process is not None:  # it exists, but there was no descriptor left to watch it
+            child.process.kill()
+            child.process.join()
+            child.process.close()
+            child.process = None
+        if child.channel is not None:
+            child.channel.close()
+            child.channel = None
+        child.last_death = {"cause": f"could not be started: {error}", "signal": None}
+        self._log.error("process_not_started", process=child.name, error=str(error))
+        self._judge(child, now_s)
+
+    def _begin_epoch(self) -> None:
+        """Make new segments and grant them to everybody alive."""
+        from pipeline.layout import TrayLayout
+
+        layout = TrayLayout(self._topology.trays)
+        made: dict[str, Segment] = {}
+        try:
+            for name in self._writers:
+                made[name] = Segment.create(name, layout.segment_bytes(name))
+        except SegmentError:
+            for segment in made.values():
+                segment.close()
+            raise
+        for segment in self._segments.values():
+            segment.close()
+        self._segments = made
+        self._epoch += 1
+        for child in self._children:
+            if child.alive:
+                self._attach(child)
+
+    def _attach(self, child: _Child) -> None:
+        grants = []
+        fds = []
+        readonly = []
+        try:
+            for name, writer in self._writers.items():
+                segment = self._segments[name]
+                writable = writer in child.spec.members
+                if writable:
+                    fds.append(segment.fd)
+                else:
+                    fds.append(segment.readonly_fd())
+                    readonly.append(fds[-1])
+                grants.append(SegmentGrant(name, segment.size_bytes, writable))
+            self._send(child, Attach(self._epoch, grants), fds)
+        finally:
+            close_all(readonly)
+
+    def _holds_intake(self, child: _Child) -> bool:
+        return any(self._topology.stage(s).role is Role.INTAKE for s, _ in child.spec.members)
+
+    # Life ----------------------------------------------------------------------------------------
+
+    def _send(self, child: _Child, message: Message, fds: list[int] | None = None) -> None:
+        assert child.channel is not None
+        try:
+            child.channel.send(message, fds or ())
+        except ChannelClosed:
+            pass  # it is dying: its pidfd will say so
+        except ControlError as error:
+            self._kill(child, f"it cannot be told anything: {error}")
+
+    def _hear(self, child: _Child, now_s: float) -> None:
+        """Take in what a child says, as far as it has said it."""
+        while child.channel is not None:
+            try:
+                received = child.channel.receive()
+            except ChannelClosed:
+                # It is dying, or it is broken; a dying one is gone in a moment.
+                self._selector.unregister(child.channel)
+                child.channel.close()
+                child.channel = None
+                child.kill_at_s = min(child.kill_at_s or now_s + KILL_GRACE_S, now_s + KILL_GRACE_S)
+                return
+            except ControlError as error:
+                self._kill(child, f"it speaks nonsense: {error}")
+                return
+            if received is None:
+                return
+            child.messages += 1
+            if child.messages > MAX_MESSAGES_PER_TICK:
+                self._kill(child, "it floods its channel")
+                return
+            self._heard(child, received[0], now_s)
+
+    def _heard(self, child: _Child, message: Message, now_s: float) -> None:
+        match message:
+            case Ready():
+                self._ready(child, now_s)
+            case Fatal():
+                child.fatal = message
+            case Info():
+                child.infos += 1
+                if child.infos <= MAX_INFOS_PER_TICK:
+                    self._log.info("stage_says", process=child.name, text=message.text)
+            case _:
+                self._kill(child, f"it speaks nonsense: a {type(message).__name__}")
+
+    def _ready(self, child: _Child, now_s: float) -> None:
+        if child.state is not State.STARTING:
+            return
+        child.state = State.READY
+        child.ready_s = now_s
+        self._log.info(
+            "process_ready",
+            process=child.name,
+            pid=child.pid,
+            took_ms=round((now_s - child.started_s) * 1000),
+        )
+        for stage, index in child.spec.members:
+            self._tell_others(child, PeerStarted(stage, index, child.incarnation))
+        if not self._was_ready and all(
+            c.state is State.READY or c.spec.expendable for c in self._children
+        ):
+            self._was_ready = True
+            self._log.info("ready", took_ms=round((now_s - self._began_s) * 1000))
+            if self._on_ready is not None:
+                self._on_ready()
+
+    def _tell_others(self, child: _Child, message: Message) -> None:
+        for other in self._children:
+            if other is not child and other.alive and other.channel is not None:
+                self._send(other, message)
+
+    def _tick(self, now_s: float) -> None:
+        """Look after what says nothing: loops that stand still, memory that grows, slow starts."""
+        if now_s - self._ticked_s > 2 * self._tick_s + 1.0:
+            # This process was not running either (a suspended machine): nobody is to blame.
+            self._awake_since_s = now_s
+            self._log.warning("supervisor_was_away", seconds=round(now_s - self._ticked_s, 1))
+        self._ticked_s = now_s
+        self._tick_at_s = now_s + self._tick_s
+        for child in self._children:
+            if child.infos > MAX_INFOS_PER_TICK:
+                self._log.warning(
+                    "stage_says_too_much",
+                    process=child.name,
+                    dropped=child.infos - MAX_INFOS_PER_TICK,
+                )
+            child.messages = child.infos = 0
+            if child.alive:
+                self._check_progress(child, now_s)
+                self._check_memory(child)
+
+    def _check_progress(self, child: _Child, now_s: float) -> None:
+        if child.ready_s is None:
+            started_s = max(child.started_s, self._awake_since_s)
+            if now_s - started_s > self._start_deadline_s:
+                self._kill(child, f"it was not ready after {self._start_deadline_s:g} s")
+            return
+        still_s = now_s - max(child.ready_s, child.heartbeat_s(), self._awake_since_s)
+        if still_s * 1000 > child.spec.stall_ms:
+            self._kill(child, f"its loop stood still for {still_s:.1f} s")
+
+    def _check_memory(self, child: _Child) -> None:
+        limit_mb = self._memory_limit_mb(child)
+        if limit_mb is None:
+            return
+        rss_mb = self._rss_bytes(child) >> 20
+        if rss_mb > limit_mb:
+            self._kill(child, f"it uses {rss_mb} MiB of memory, more than its limit of {limit_mb}")
+
+    def _memory_limit_mb(self, child: _Child) -> int | None:
+        if not isinstance(self._rss_limit_mb, Mapping):
+            return self._rss_limit_mb
+        limits = [self._rss_limit_mb.get(stage) for stage, _ in child.spec.members]
+        given = [limit for limit in limits if limit is not None]
+        return max(given) if len(given) == len(limits) else None
+
+    def _rss_bytes(self, child: _Child) -> int:
+        try:
+            with open(f"/proc/{child.pid}/statm") as file:
+                return int(file.read().split()[1]) * self._page_bytes
+        except (OSError, IndexError):  # just gone
+            return 0
+
+    # Death ---------------------------------------------------------------------------------------
+
+    def _kill(self, child: _Child, because: str) -> None:
+        """SIGKILL, once; what follows happens when it was reaped."""
+        child.kill_at_s = None
+        if not child.alive or child.killed_because is not None:
+            return
+        child.killed_because = because
+        self._log.error("process_killed", process=child.name, pid=child.pid, because=because)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+    def _exited(self, child: _Child, now_s: float) -> None:
+        """Reap a dead child, tell the others, and decide what comes next."""
+        code = child.process.exitcode
+        if code is None:
+            return
+        self._hear(child, now_s)  # its last words may say why
+        self._bury(child)
+        number, status = (-code, None) if code < 0 else (None, code)
+        cause = signal.Signals(number).name if number is not None else f"exit status {status}"
+        child.last_death = {
+            "cause": child.killed_because or cause,
+            "signal": number,
+            "exit_status": status,
+            "incarnation": child.incarnation,
+            "uptime_s": round(now_s - child.started_s, 3),
+            "at_s": now_s,
+        }
+        for stage, index in child.spec.members:
+            self._tell_others(child, PeerDied(stage, index, child.incarnation, number, status))
+        if self._stopping:
+            child.state = State.ENDED
+            if code != 0:
+                self._log.error("process_ended_badly", process=child.name, cause=cause)
+                self._fail(FAILED_EXIT_STATUS, f"{child.name} did not stop in order: {cause}")
+            else:
+                self._log.info("process_ended", process=child.name)
+        elif child.fatal is not None:
+            self._needs_help(child, child.fatal, now_s)
+        else:
+            self._judge(child, now_s)
+
+    def _bury(self, child: _Child) -> None:
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        child.pidfd = -1
+        if child.channel is not None:
+            self._selector.unregister(child.channel)
+            child.channel.close()
+            child.channel = None
+        child.process.close()
+        child.process = child.pid = child.kill_at_s = None
+
+    def _judge(self, child: _Child, now_s: float) -> None:
+        assert child.last_death is not None
+        cause = child.last_death["cause"]
+        verdict = child.policy.died(now_s, child.ready_s)
+        child.ready_s = None
+        if isinstance(verdict, GiveUp):
+            child.state = State.ENDED
+            self._log.error("process_given_up", process=child.name, cause=cause, why=verdict.reason)
+            self._stop(
+                FAILED_EXIT_STATUS,
+                f"{child.name} {verdict.reason} (last: {cause}); the log above says why",
+                now_s,
+            )
+            return
+        child.state = State.WAITING
+        child.start_at_s = now_s + verdict.pause_s
+        self._log.warning(
+            "process_died",
+            process=child.name,
+            incarnation=child.incarnation,
+            cause=cause,
+            restart_in_ms=round(verdict.pause_s * 1000),
+        )
+
+    def _needs_help(self, child: _Child, fatal: Fatal, now_s: float) -> None:
+        child.state = State.ENDED
+        self._log.error("stage_fatal", process=child.name, message=fatal.message)
+        if not child.spec.expendable:
+            self._stop(fatal.exit_status, fatal.message, now_s)
+
+    # The end -------------------------------------------------------------------------------------
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_order is not None
+
+    def _fail(self, status: int, why: str) -> None:
+        """The first failure is the one that counts."""
+        if self.failure is None:
+            self._status = status
+            self.failure = why
+
+    def _stop(self, status: int, why: str | None, now_s: float) -> None:
+        if why is not None:
+            self._fail(status, why)
+        if self._stop_order is not None:
+            return
+        self._log.info("stopping", reason=why or "asked to")
+        groups: dict[str, list[_Child]] = {}
+        for child in self._children:
+            groups.setdefault(child.spec.members[0][0], []).append(child)
+            if not child.alive:
+                child.state = State.ENDED
+        self._stop_order = list(groups.values())
+        self._tell_to_stop(now_s)
+
+    def _go_on_stopping(self, now_s: float) -> None:
+        assert self._stop_order is not None
+        while self._stop_order and not any(child.alive for child in self._stop_order[0]):
+            self._stop_order.pop(0)
+            self._tell_to_stop(now_s)
+
+    def _tell_to_stop(self, now_s: float) -> None:
+        """Ask the first group that is left to finish."""
+        if not self._stop_order:
+            return
+        for child in self._stop_order[0]:
+            if child.alive:
+                child.kill_at_s = now_s + self._stop_deadline_ms / 1000 + KILL_GRACE_S
+                if child.channel is not None:
+                    self._send(child, Stop(self._stop_deadline_ms))
+
+    def _signalled(self, now_s: float) -> None:
+        for number in self._signals.take():
+            name = signal.Signals(number).name
+            if self._stop_signal_s is None:
+                self._stop_signal_s = now_s
+                self._log.info("signal", name=name)
+                self._stop(0, None, now_s)
+            elif now_s - self._stop_signal_s >= IMPATIENT_S:
+                self._log.warning("signal_again", name=name)
+                for child in self._children:
+                    self._kill(child, f"a second {name} came")
+
+    def _kill_all(self) -> None:
+        """Whatever happened: no child is left. Nothing to do after an orderly end."""
+        for child in self._children:
+            self._kill(child, "the supervisor ends")
+        for child in self._children:
+            if child.alive:
+                child.process.join()
+                self._bury(child)
+
+    def _release_segments(self) -> None:
+        for segment in self._segments.values():
+            segment.close()
+        for child in self._children:
+            child.reader.close()
+            child.metrics_map.close()
+            child.metrics.close()
+        self._plan_segment.close()
+
+    # Status --------------------------------------------------------------------------------------
+
+    def _answer(self, request: Mapping[str, Any]) -> Reply:
+        match request.get("ask"):
+            case "status":
+                return Reply(self._status_line())
+            case "metrics":
+                segments = [
+                    MetricsSegment(c.name, layout.members, layout.region_bytes)
+                    for c in self._children
+                    for layout in [ProcessMetricsLayout(c.spec.members)]
+                ]
+                fds = [child.metrics.readonly_fd() for child in self._children]
+                return Reply(msgspec.json.encode(MetricsAnswer(segments)), fds)
+            case _:
+                return Reply(b'{"error":"ask for \\"status\\" or \\"metrics\\""}')
+
+    def _status_line(self) -> bytes:
+        now = self._clock()
+        if self._cached_status is None or now - self._cached_status[0] >= STATUS_CACHE_S:
+            self._cached_status = now, msgspec.json.encode(self._status_now(now))
+        return self._cached_status[1]
+
+    def _status_now(self, now_s: float) -> dict[str, Any]:
+        if self._stopping:
+            state = "stopping"
+        elif all(c.state is State.READY or c.spec.expendable for c in self._children):
+            state = "running"
+        else:
+            state = "degraded" if self._was_ready else "starting"
+        extra: Mapping[str, Any] = {}
+        if self._status_extra is not None:
+            try:
+                extra = self._status_extra()
+            except Exception as error:
+                extra = {"error": f"{type(error).__name__}: {error}"}
+        return {
+            "state": state,
+            "pid": os.getpid(),
+            "uptime_s": round(now_s - self._began_s, 3),
+            "epoch": self._epoch,
+            "topology": self._topology,
+            "processes": [self._process_status(child, now_s) for child in self._children],
+            "metrics": {child.name: child.metrics_now() for child in self._children},
+            "control_clients_dropped": self._control.dropped,
+            "extra": extra,
+        }
+
+    def _process_status(self, child: _Child, now_s: float) -> dict[str, Any]:
+        death = child.last_death
+        if death is not None and "at_s" in death:
+            death = {k: v for k, v in death.items() if k != "at_s"}
+            death["ago_s"] = round(now_s - child.last_death["at_s"], 3) if child.last_death else 0
+        return {
+            "name": child.name,
+            "members": child.spec.members,
+            "state": child.state,
+            "pid": child.pid,
+            "incarnation": child.incarnation,
+            "restarts": max(0, child.incarnation - 1),
+            "uptime_s": round(now_s - child.started_s, 3) if child.alive else None,
+            "rss_mb": self._rss_bytes(child) >> 20 if child.alive else 0,
+            "cores": child.spec.cores,
+            "nice": child.spec.nice,
+            "last_death": death,
+        }
+
+
+def _segment_writers(topology: Topology) -> dict[str, tuple[str, int]]:
+    """The tray segments of an epoch, each with the one (stage, index) that writes it."""
+    writers: dict[str, tuple[str, int]] = {}
+    for stage in topology.stages:
+        match stage.role:
+            case Role.INTAKE:
+                writers["input"] = (stage.name, 0)
+            case Role.WORKER:
+                for index in range(stage.count):
+                    writers[f"verdict-{index}"] = (stage.name, index)
+            case Role.SINK:
+                writers["admission"] = (stage.name, 0)
+            case Role.SIDE:
+                pass
+    return writers
+
+
+class _QuietLog:
+    """The application's log, whose failure (a closed pipe) must not end the supervisor."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def info(self, event: str, **values: Any) -> None:
+        with suppress(OSError):
+            self._log.info(event, **values)
+
+    def warning(self, event: str, **values: Any) -> None:
+        with suppress(OSError):
+            self._log.warning(event, **values)
+
+    def error(self, event: str, **values: Any) -> None:
+        with suppress(OSError):
+            self._log.error(event, **values)

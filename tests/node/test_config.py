@@ -1,0 +1,167 @@
+"""config.toml: what is accepted, what is refused and how, and that no key is without effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.config import Config, defaults, example, keys, network_of, parse
+from node.datadir import layout
+from node.errors import ConfigError
+from node.genesis import Allocations, Genesis, Validator
+from node.settings import NodeSettings, resolve
+from node.wiring import wire
+from pipeline.topology import Topology
+
+GENESIS = Genesis(
+    chain="dev",
+    time_ms=1,
+    min_fee=1,
+    dust_limit=1,
+    reward=0,
+    max_block_bytes=1_000_000,
+    max_block_transactions=1_000,
+    validators=(Validator(key="11" * 32, power=1),),
+    allocations=Allocations(count=0, total=0, digest="00" * 32),
+)
+
+Extract = Callable[[NodeSettings, Topology], object]
+
+# For every key: a value that is not its default, and what the node gets from it.
+CASES: dict[tuple[str, str], tuple[str, Extract, object]] = {
+    ("network", "listen"): ('"tcp://*:7001"', lambda s, t: s.ingest_address, "tcp://*:7001"),
+    ("network", "notify"): ('"tcp://[::1]:7"', lambda s, t: s.notify_address, "tcp://[::1]:7"),
+    ("verify", "backend"): ('"nacl"', lambda s, t: s.backend, "nacl"),
+    ("verify", "workers"): ("7", lambda s, t: t.stage("verify").count, 7),
+    ("mempool", "max_transactions"): ("5", lambda s, t: s.policy.max_count, 5),
+    ("mempool", "max_mb"): ("5", lambda s, t: s.policy.max_bytes, 5 << 20),
+    ("mempool", "relay_fee_per_kb"): ("5", lambda s, t: s.policy.relay_fee_per_kb, 5),
+    ("mempool", "max_ancestors"): ("5", lambda s, t: s.policy.max_ancestors, 5),
+    ("mempool", "replacement_increment"): ("5", lambda s, t: s.policy.replacement_increment, 5),
+    ("mempool", "expiry_s"): ("5", lambda s, t: s.policy.expiry_ms, 5_000),
+    ("mempool", "max_orphans"): ("5", lambda s, t: s.policy.max_orphans, 5),
+    ("mempool", "max_orphan_mb"): ("5", lambda s, t: s.policy.max_orphan_bytes, 5 << 20),
+    ("block", "pace_ms"): ("100", lambda s, t: s.pace_ms, 100),
+    ("block", "empty_pace_s"): ("5", lambda s, t: s.empty_pace_ms, 5_000),
+    ("store", "cache_mb"): ("9", lambda s, t: s.cache_mb, 9),
+    ("store", "write_buffer_mb"): ("9", lambda s, t: s.write_buffer_mb, 9),
+    ("pipeline", "cores"): ('"off"', lambda s, t: t.cores, "off"),
+    ("pipeline", "trays"): ("16", lambda s, t: (t.trays.trays, t.links[0].capacity), (16, 16)),
+    ("pipeline", "fuse"): (
+        '["net", "verify"]',
+        lambda s, t: [(x.process, x.count) for x in t.stages],
+        [("net_verify", 1), ("net_verify", 1), (None, 1)],
+    ),
+    ("pipeline", "rss_limit_mb"): ("5", lambda s, t: s.rss_limit_mb, 5),
+    ("log", "level"): ('"debug"', lambda s, t: s.log_level, "debug"),
+    ("log", "format"): ('"json"', lambda s, t: s.log_format, "json"),
+}
+
+
+def effect(config: Config) -> tuple[NodeSettings, Topology]:
+    settings = resolve(config, GENESIS, layout(Path("/data")), terminal=True)
+    return settings, wire(config, "avx512", range(4))
+
+
+def test_no_key_is_without_a_case() -> None:
+    assert set(CASES) == set(keys())
+
+
+@pytest.mark.parametrize(("section", "key"), CASES, ids=".".join)
+def test_changing_a_key_changes_what_the_node_gets(section: str, key: str) -> None:
+    value, extract, expected = CASES[section, key]
+    changed = parse(f"[{section}]\n{key} = {value}\n".encode(), "config.toml", "dev")
+    assert extract(*effect(changed)) == expected
+    assert extract(*effect(defaults("dev"))) != expected
+
+
+@pytest.mark.parametrize("network", ["main", "test", "dev"])
+def test_the_example_is_the_defaults(network: str) -> None:
+    text = example(network)
+    assert parse(text.encode(), "config.toml", network) == defaults(network)
+    uncommented, count = re.subn(r"(?m)^#(\w+ = )", r"\1", text)
+    assert count == len(list(keys()))
+    assert parse(uncommented.encode(), "config.toml", network) == defaults(network)
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse(b"", "config.toml", "main") == defaults("main")
+    assert defaults("main").network.listen == "tcp://127.0.0.1:24102"
+    assert defaults("test").network.notify == "tcp://127.0.0.1:24203"
+
+
+def test_private_chains_are_of_the_dev_network() -> None:
+    assert [network_of(chain) for chain in ("main", "test", "dev", "mine")] == [
+        "main",
+        "test",
+        "dev",
+        "dev",
+    ]
+
+
+REFUSED: list[tuple[bytes, list[str]]] = [
+    (b"[verify]\nworker = 2", ["'worker'", "[verify]", "'workers'"]),
+    (b"[block]\nworkers = 2", ["'workers'", "[block]", "move it to [verify]"]),
+    (b"[block]\nzzz = 2", ["'zzz'", "valid here: pace_ms, empty_pace_s"]),
+    (b"[verfy]\nworkers = 2", ["[verfy]", "'verify'"]),
+    (b"workers = 2", ["'workers'", "[verify]"]),
+    (b"zzz = 2", ["'zzz'"]),
+    (b"verify = 2", ["verify", "[verify]"]),
+    (b"[[verify]]\nworkers = 2", ["verify", "[verify]"]),
+    (b"[verify]\nworkers = -1", ["workers = -1", "0 to 64"]),
+    (b"[verify]\nworkers = 65", ["workers = 65", "0 to 64"]),
+    (b"[verify]\nworkers = true", ["workers = true", "integer"]),
+    (b"[verify]\nworkers = 2.0", ["workers = 2.0", "integer"]),
+    (b'[verify]\nworkers = "2"', ['workers = "2"', "integer"]),
+    (b"[verify]\nworkers = 1979-05-27", ["workers", "integer"]),
+    (b"[verify]\nworkers = " + b"9" * 200, ["workers", "..."]),
+    (b'[verify]\nbackend = "gpu"', ['"gpu"', '"auto", "avx512", "nacl"']),
+    (b"[mempool]\nmax_transactions = 0", ["max_transactions = 0", "1 to 10_000_000"]),
+    (b'[log]\nlevel = "loud"', ['"loud"', '"debug"']),
+    (b'[network]\nlisten = "tcp://127.0.0.1"', ["listen", "tcp://ADDRESS:PORT"]),
+    (b'[network]\nlisten = "tcp://127.0.0.1:0"', ["listen", "1 to 65535"]),
+    (b'[network]\nlisten = "tcp://127.0.0.1:70000"', ["listen", "1 to 65535"]),
+    (b'[network]\nlisten = "ipc:///tmp/x"', ["listen", "tcp://ADDRESS:PORT"]),
+    (b'[network]\nlisten = "tcp://*:5"\nnotify = "tcp://*:5"', ["listen", "notify", "different"]),
+    (b'[pipeline]\nfuse = "net"', ["fuse", "list"]),
+    (b'[pipeline]\nfuse = ["net", "sign"]', ["fuse", "sign"]),
+    (b'[pipeline]\nfuse = ["net"]', ["fuse", "two different"]),
+    (b'[pipeline]\nfuse = ["net", "net"]', ["fuse", "two different"]),
+    (b'[verify]\nworkers = 2\n[pipeline]\nfuse = ["net", "verify"]', ["fuse", "workers"]),
+    (b"[block]\npace_ms = 2000\nempty_pace_s = 1", ["pace_ms", "empty_pace_s"]),
+    (b"\n\n[block\n", ["TOML", "line 3"]),
+    (b"[block]\npace_ms = = 3", ["TOML", "line 2, column 11"]),
+    (b"[block]\npace_ms = 100\npace_ms = 200", ["TOML", "overwrite"]),
+    (b"[log]\nlevel = 'a\xff'", ["line 2", "UTF-8"]),
+    (b"#" * 70_000, ["70,000 bytes"]),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), REFUSED)
+def test_what_is_wrong_is_one_line_that_names_it(text: bytes, named: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "/d/config.toml", "dev")
+    message = caught.value.message
+    for part in ["/d/config.toml", "; ", *named]:
+        assert part in message
+    assert "\n" not in message
+    assert caught.value.exit_status == 2
+
+
+def test_a_core_list_that_cannot_be_is_the_configuration_s_fault() -> None:
+    for cores in ("net=64", "nobody=0", "net=x"):
+        config = parse(f'[pipeline]\ncores = "{cores}"'.encode(), "config.toml", "dev")
+        with pytest.raises(ConfigError, match=r"\[pipeline\]"):
+            wire(config, "nacl", range(2))
+
+
+def test_errors_survive_pickling() -> None:
+    import pickle
+
+    error: Any = pickle.loads(pickle.dumps(ConfigError("this is wrong", "do that")))
+    assert (type(error), error.message) == (ConfigError, "this is wrong; do that")
+    assert error.remedy == "do that"

@@ -1,0 +1,55 @@
+"""The table of the node: valid on every machine, and sized for its backend."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Literal
+
+import msgspec
+import pytest
+
+from node.config import defaults
+from node.params import MAX_TX_BYTES
+from node.wiring import MAX_ITEMS, TRAY_BYTES, wire, workers
+from pipeline.topology import LinkPolicy, processes
+
+CONFIG = defaults("dev")
+Backend = Literal["avx512", "nacl"]
+
+
+@pytest.mark.parametrize("backend", ["avx512", "nacl"])
+@pytest.mark.parametrize("cores", [1, 2, 3, 4, 8, 64, 256])
+@pytest.mark.parametrize("fuse", [(), ("net", "verify"), ("net", "verify", "consensus")])
+def test_the_table_is_valid_on_every_machine(
+    backend: Backend, cores: int, fuse: tuple[Literal["net", "verify", "consensus"], ...]
+) -> None:
+    pipeline = msgspec.structs.replace(CONFIG.pipeline, fuse=fuse)
+    topology = wire(msgspec.structs.replace(CONFIG, pipeline=pipeline), backend, range(cores))
+    expected = 2 + topology.stage("verify").count - max(0, len(fuse) - 1)
+    assert len(processes(topology, range(cores))) == expected
+
+
+def test_verifiers_follow_cores_and_backend() -> None:
+    assert [workers(CONFIG, "nacl", cores) for cores in (1, 2, 4, 8, 200)] == [1, 2, 4, 6, 64]
+    assert [workers(CONFIG, "avx512", cores) for cores in (1, 2, 3, 4, 64)] == [1, 1, 1, 2, 4]
+
+
+def test_no_link_can_block() -> None:
+    topology = wire(CONFIG, "avx512", range(2))
+    for link in topology.links:
+        assert link.policy is LinkPolicy.BLOCK
+        assert link.capacity >= topology.trays.trays
+
+
+def test_a_tray_holds_any_transaction_and_is_weighed_for_its_backend() -> None:
+    assert TRAY_BYTES >= MAX_TX_BYTES
+    assert wire(CONFIG, "avx512", range(2)).trays.max_weight == 256
+    assert wire(CONFIG, "nacl", range(2)).trays.max_weight == 48
+    assert wire(CONFIG, "nacl", range(2)).trays.max_items == MAX_ITEMS
+    assert sum(wire(CONFIG, "nacl", range(2)).trays.reserved) < CONFIG.pipeline.trays
+
+
+def test_every_stage_can_be_built() -> None:
+    for stage in wire(CONFIG, "nacl", range(2)).stages:
+        module, _, function = stage.build.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))

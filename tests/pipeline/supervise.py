@@ -1,0 +1,92 @@
+"""Runs a supervisor for the tests, as its own process: ``supervise.py <run_dir> <settings dir> <JSON>``."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import supervised_stages
+
+from pipeline.supervisor import Supervisor
+from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims
+
+
+class JsonLog:
+    """One JSON line an event, on standard output."""
+
+    def __getattr__(self, level):
+        def write(event, **values):
+            line = json.dumps({"level": level, "event": event} | values, default=str)
+            print(line, flush=True)
+
+        return write
+
+
+def topology(options):
+    build = "supervised_stages:build"
+
+    def stage(name, role, **more):
+        return StageSpec(name, build, role, **({"stall_ms": 1000} | more))
+
+    fused = "both" if options.get("fused") else None
+    return Topology(
+        stages=(
+            stage("intake", Role.INTAKE, process=fused),
+            stage("work", Role.WORKER, count=1 if fused else 2, nice=3, process=fused),
+            stage("sink", Role.SINK, stall_ms=options.get("sink_stall_ms", 1000)),
+            stage("side", Role.SIDE, expendable=True),
+        ),
+        links=(
+            LinkSpec("todo", "intake", "work", LinkPolicy.BLOCK, 8, "trays"),
+            LinkSpec("done", "work", "sink", LinkPolicy.BLOCK, 8, "trays"),
+        ),
+        trays=TrayDims(trays=8, tray_bytes=4096, max_items=16, verdict_bytes=1024),
+        cores="off",
+    )
+
+
+def main():
+    run_dir, directory, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+    def ready():
+        print(json.dumps({"level": "test", "event": "on_ready"}), flush=True)
+        if options.get("fail_when_ready"):
+            raise RuntimeError("fails when ready, on demand")
+
+    def extra():
+        if options.get("fail_status"):
+            raise RuntimeError("no status, on demand")
+        return {"height": 7}
+
+    supervisor = Supervisor(
+        topology(options),
+        supervised_stages.Settings(directory, bytes(options.get("blob_bytes", 0))),
+        Path(run_dir),
+        log=JsonLog(),
+        on_ready=ready,
+        status_extra=extra,
+        clock=time.monotonic,
+        rss_limit_mb=options.get("rss_limit_mb"),
+        stop_deadline_ms=options.get("stop_deadline_ms", 5000),
+        start_deadline_s=options.get("start_deadline_s", 60.0),
+        program="test",
+        runner="supervised_stages:run",
+    )
+    status = supervisor.run()
+    print(
+        json.dumps(
+            {
+                "level": "test",
+                "event": "returned",
+                "status": status,
+                "failure": supervisor.failure,
+                "modules": [m for m in ("dill", "numpy") if m in sys.modules],
+            }
+        ),
+        flush=True,
+    )
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
