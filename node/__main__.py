@@ -12,9 +12,9 @@ import sys
 
 def main() -> None:
     """Run ``timed`` with the arguments of this process, and exit."""
-    from node.commands import surface
+    from node.commands import entry
 
-    sys.exit(surface.run(sys.argv[1:]))
+    sys.exit(entry.run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 
 _ADOPTED_INPUTS = 2_048  # inputs of orphans judged per call: some milliseconds of the store's time
+_FEW_ITEMS = 4  # up to so many a tray is judged without arrays, whose cost is per tray
 _U64 = struct.Struct("<Q")
 _NO_OUTPUT = bytes(OUTPUT_BYTES)
 _MISSING = 255  # stands in the codes of chain facts for "an input was not in the store"
@@ -82,7 +83,7 @@ class OutputView(Protocol):
 
 
 class Newcomer(NamedTuple):
-    """One verified transaction on its way into the pool; ``owners`` are the witness keys per input."""
+    """One verified transaction on its way into the pool; ``owners``: the witness key per input."""
 
     txid: bytes
     raw: bytes
@@ -93,7 +94,7 @@ class Newcomer(NamedTuple):
 
 
 class _Funding(NamedTuple):
-    """What the inputs of a newcomer bring: its fee, and which entries of the pool it spends from."""
+    """What a newcomer's inputs bring: its fee, and the entries of the pool that it spends from."""
 
     fee: int
     parents: tuple[bytes, ...]
@@ -279,21 +280,24 @@ class Admission:
         rejected_count = int(np.count_nonzero(codes))
         if rejected_count:
             answers[:] = codes
-        if rejected_count < n_items:
+        if n_items <= _FEW_ITEMS and not one_by_one:
+            self._judge_few(columns, payload, offsets, now_ms, answers)
+            rejected_count = n_items
+        elif rejected_count < n_items:
             passing = np.flatnonzero(codes == 0) if rejected_count else None
             tray = _Tray(columns, n_items, passing, payload, offsets)
             verdicts = self._judge(tray, now_ms, one_by_one)
+            where = slice(None) if passing is None else passing
             if verdicts is None:
                 self._orphans.arrived(tray.ids)
-                answers[slice(None) if passing is None else passing] = _ADMITTED
+                answers[where] = _ADMITTED
             else:
+                answers[where] = np.frombuffer(verdicts, dtype=np.uint8)
+                rejected_count = n_items
                 self._orphans.arrived(
                     [txid for txid, code in zip(tray.ids, verdicts, strict=True) if not code]
                 )
-                judged = np.frombuffer(verdicts, dtype=np.uint8)
-                answers[slice(None) if passing is None else passing] = judged
-                rejected_count = n_items
-        if rejected_count:
+        if rejected_count:  # of verifiers or here
             tally = np.bincount(answers, minlength=256)
             for code in np.flatnonzero(tally).tolist():
                 self.verdict_counts[code] += int(tally[code])
@@ -301,6 +305,31 @@ class Admission:
             self.verdict_counts[_ADMITTED] += n_items
         if self._orphans.has_ready:
             self.adopt()
+
+    def _judge_few(
+        self,
+        columns: VerdictColumns,
+        payload: memoryview,
+        offsets: npt.NDArray[np.uint32],
+        now_ms: int,
+        answers: Codes,
+    ) -> None:
+        """Judge a tray too small to be worth arrays: on an idle node this is the latency."""
+        bounds = offsets[: len(answers) + 1].tolist()
+        for index, code in enumerate(columns.codes[: len(answers)].tolist()):
+            if code:
+                continue
+            txid = columns.txids[index].tobytes()
+            if txid in self._pool.entries:
+                answers[index] = _KNOWN
+                continue
+            raw = bytes(payload[bounds[index] : bounds[index + 1]])
+            newcomer = parse(txid, raw, now_ms)
+            outputs = self._view.get_outputs(list(newcomer.outpoints))
+            verdict = self._judge_newcomer(newcomer, outputs)
+            answers[index] = verdict
+            if verdict is Verdict.ADMITTED:
+                self._orphans.arrived((txid,))
 
     def _judge(self, tray: _Tray, now_ms: int, one_by_one: bool) -> bytearray | None:
         """Judge the passing transactions in order; None means that all were admitted."""
@@ -442,7 +471,7 @@ class Admission:
     # -- one transaction ------------------------------------------------------------------------
 
     def _judge_newcomer(self, newcomer: Newcomer, outputs: list[bytes | None]) -> Verdict:
-        """Judge one transaction that lacks outputs in the store; it may become an orphan."""
+        """Judge one transaction by all rules; it may become an orphan."""
         funding = self._fund(newcomer, outputs)
         if isinstance(funding, Verdict):
             return funding

@@ -71,6 +71,7 @@ _CAUSES = {
         "mount it writable or use another --datadir",
     ),
     errno.ENOENT: ("{0} does not exist", "check the path"),
+    errno.EEXIST: ("{0} is there already and is no directory", "give another --datadir"),
     errno.ENOTDIR: ("a part of the path {0} is not a directory", "check the path"),
     errno.EISDIR: ("{0} is a directory where a file belongs", "move it away"),
     errno.ELOOP: ("{0} is a symbolic link", "put the file itself there"),

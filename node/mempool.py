@@ -51,7 +51,7 @@ TOTALS = (  # in the order of Counters
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What became of saved transactions: back in the pool, final or expired meanwhile, or rejected."""
+    """What became of saved transactions: pending again, final, expired or rejected."""
 
     admitted_count: int = 0
     final_count: int = 0
@@ -163,7 +163,7 @@ class Mempool:
         self.adopt_ready()
 
     def adopt_ready(self) -> None:
-        """Go on with orphans whose parents arrived; each call's work is bounded, call again later."""
+        """Go on with orphans whose parents arrived; a call's work is bounded, call again later."""
         if self._orphans.has_ready:
             self._admission.adopt()
 

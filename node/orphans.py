@@ -113,7 +113,7 @@ class OrphanPool:
                 self._ready.append(raw)
 
     def next_ready(self) -> Orphan | None:
-        """Return the next ready orphan, still held, or None; the caller removes it or lets it wait."""
+        """Return the next ready orphan or None; the caller removes it or lets it wait again."""
         while self._ready:
             orphan = self._held.get(self._ready.popleft())
             if orphan is not None and orphan.raw not in self._awaited:
@@ -121,7 +121,7 @@ class OrphanPool:
         return None
 
     def expire(self, until_ms: int, at_most: int) -> int:
-        """Drop up to ``at_most`` orphans that arrived at ``until_ms`` or before; return how many."""
+        """Drop up to ``at_most`` orphans that arrived by ``until_ms``; return how many."""
         old: list[bytes] = []
         for raw, orphan in self._held.items():
             if orphan.arrived_ms > until_ms or len(old) == at_most:

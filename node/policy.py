@@ -65,7 +65,7 @@ Sizes = TypeVar("Sizes", int, npt.NDArray[np.int64])
 
 
 def relay_fee(size_bytes: Sizes, relay_fee_per_kb: int) -> Sizes:
-    """Least fee in units for a transaction of ``size_bytes`` (or for each of an array), rounded up."""
+    """Least fee in units for ``size_bytes`` of transaction (or each of an array), rounded up."""
     return -(-size_bytes * relay_fee_per_kb // RATE_BYTES)
 
 

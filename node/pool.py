@@ -41,6 +41,7 @@ from node.policy import PolicyLimits, fee_rate
 Entry = tuple[bytes, int, tuple[bytes, ...], tuple[bytes, ...], int, int]
 RAW: Final = 0
 FEE: Final = 1
+OUTPOINTS: Final = 2
 PARENTS: Final = 3
 ANCESTORS: Final = 4
 SEQUENCE: Final = 5
@@ -49,6 +50,9 @@ _EXPIRE_AT_ONCE = 5_000  # entries per call of expire(): a few milliseconds
 _SELECT_MISSES = 1_000  # entries that a full block may pass over while it looks for one that fits
 
 _RAW = itemgetter(RAW)
+_FEE = itemgetter(FEE)
+_OUTPOINTS = itemgetter(OUTPOINTS)
+_SEQUENCE = itemgetter(SEQUENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,7 @@ class Pool:
         self.counters.admitted += len(txids)
 
     def rate(self, txid: bytes) -> int:
-        """Fee rate that an entry ranks by: its own, or the lowest among its ancestors in the pool."""
+        """Fee rate that an entry ranks by: the lowest of its own and its pending ancestors'."""
         return self._order.rate(self.entries[txid][SEQUENCE])
 
     def output(self, outpoint: bytes) -> bytes | None:
@@ -221,7 +225,7 @@ class Pool:
     # -- families and pins ----------------------------------------------------------------------
 
     def family(self, roots: Iterable[bytes], limit: int | None = None) -> dict[bytes, None] | None:
-        """Return ``roots`` and all their descendants, or None when those are more than ``limit``."""
+        """Return ``roots`` and all their descendants, None when more than ``limit``."""
         found = dict.fromkeys(roots)
         children = self._children
         if children:
@@ -356,11 +360,11 @@ class Pool:
                         if spender is not None:
                             conflicting[spender] = None
         if known:
-            raws, fees, outpoints, _, _, sequences = zip(*known, strict=True)
-            deque(map(spent.__delitem__, chain.from_iterable(outpoints)), maxlen=0)
-            self._order.discard_many(sequences)
-            self.size_bytes -= sum(map(len, raws))
-            self.fees -= sum(fees)
+            outpoints = chain.from_iterable(map(_OUTPOINTS, known))
+            deque(map(spent.__delitem__, outpoints), maxlen=0)
+            self._order.discard_many(list(map(_SEQUENCE, known)))
+            self.size_bytes -= sum(map(len, map(_RAW, known)))
+            self.fees -= sum(map(_FEE, known))
             self.counters.finalised += known_count
         if self._pinned:
             deque(map(self._pinned.pop, block_txids, repeat(None)), maxlen=0)

@@ -35,9 +35,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
+from zlib import adler32, crc32
 
 import orjson
 
@@ -593,9 +593,12 @@ def markdown_table(*sets: MetricSet) -> str:
 
 
 def _declaration_hash(declaration: bytes) -> int:
-    """The ready word: 64 bits over the declaration, never 0."""
-    digest = blake2b(declaration, digest_size=WORD_BYTES).digest()
-    return int.from_bytes(digest, "little") or 1
+    """The ready word: 64 bits over the declaration, never 0.
+
+    Checksums suffice, the declaration comes from our own processes; and a hash library would bring
+    cryptography into every process that counts.
+    """
+    return crc32(declaration) << 32 | adler32(declaration)
 
 
 def _values_by_name(metrics: MetricSet, words: list[int]) -> dict[str, Any]:

@@ -33,8 +33,6 @@ import msgspec
 
 from pipeline.child import DEFAULT_RUNNER, FAILED_EXIT_STATUS, Launch, PassedFd, Plan
 from pipeline.control import (
-    MAX_FDS,
-    Attach,
     Channel,
     ControlServer,
     Fatal,
@@ -46,18 +44,11 @@ from pipeline.control import (
     PeerStarted,
     Ready,
     Reply,
-    SegmentGrant,
     Stop,
     bind_control_socket,
-    close_all,
 )
-from pipeline.errors import (
-    ChannelClosed,
-    ControlError,
-    MetricsError,
-    SegmentError,
-    TopologyError,
-)
+from pipeline.epoch import TraySegments
+from pipeline.errors import ChannelClosed, ControlError, MetricsError, SegmentError
 from pipeline.metrics import ProcessMetricsLayout, ProcessMetricsReader
 from pipeline.restart import GiveUp, RestartPolicy
 from pipeline.rundir import RunDirectory
@@ -179,12 +170,7 @@ class Supervisor:
         validate(topology, cores)
         self._topology = topology
         self._specs = processes(topology, cores)
-        self._writers = _segment_writers(topology)
-        if len(self._writers) > MAX_FDS:
-            raise TopologyError(
-                f"{len(self._writers)} tray segments (one for each worker and two more), but the "
-                f"system passes {MAX_FDS} at once; use fewer workers"
-            )
+        self._trays = TraySegments(topology)
         self._run_dir = Path(os.path.abspath(run_dir))
         self._plan = pickle.dumps(Plan(topology, settings, str(self._run_dir), runner, program))
         self._log = _QuietLog(log)
@@ -198,13 +184,10 @@ class Supervisor:
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
 
         self._children: list[_Child] = []
-        self._segments: dict[str, Segment] = {}
-        self._epoch = 0
         self._status = 0
         self._was_ready = False
-        self._stop_order: list[list[_Child]] | None = (
-            None  # groups still to stop; None: not stopping
-        )
+        # Groups of processes that still have to stop, in order; None while nobody wants it.
+        self._stop_order: list[list[_Child]] | None = None
         self._stop_signal_s: float | None = None
         self._began_s = 0.0
         self._tick_at_s = 0.0
@@ -294,7 +277,7 @@ class Supervisor:
         child.ready_s = child.killed_because = child.fatal = None
         theirs: socket.socket | None = None
         try:
-            if not self._epoch or (child.incarnation > 1 and self._holds_intake(child)):
+            if not self._trays.epoch or (child.incarnation > 1 and self._holds_intake(child)):
                 self._begin_epoch()
             channel, theirs = Channel.pair()
             child.channel = channel
@@ -345,42 +328,14 @@ class Supervisor:
 
     def _begin_epoch(self) -> None:
         """Make new segments and grant them to everybody alive."""
-        from pipeline.layout import TrayLayout
-
-        layout = TrayLayout(self._topology.trays)
-        made: dict[str, Segment] = {}
-        try:
-            for name in self._writers:
-                made[name] = Segment.create(name, layout.segment_bytes(name))
-        except SegmentError:
-            for segment in made.values():
-                segment.close()
-            raise
-        for segment in self._segments.values():
-            segment.close()
-        self._segments = made
-        self._epoch += 1
+        self._trays.begin()
         for child in self._children:
             if child.alive:
                 self._attach(child)
 
     def _attach(self, child: _Child) -> None:
-        grants = []
-        fds = []
-        readonly = []
-        try:
-            for name, writer in self._writers.items():
-                segment = self._segments[name]
-                writable = writer in child.spec.members
-                if writable:
-                    fds.append(segment.fd)
-                else:
-                    fds.append(segment.readonly_fd())
-                    readonly.append(fds[-1])
-                grants.append(SegmentGrant(name, segment.size_bytes, writable))
-            self._send(child, Attach(self._epoch, grants), fds)
-        finally:
-            close_all(readonly)
+        with self._trays.grant(child.spec.members) as (message, fds):
+            self._send(child, message, fds)
 
     def _holds_intake(self, child: _Child) -> bool:
         return any(self._topology.stage(s).role is Role.INTAKE for s, _ in child.spec.members)
@@ -388,7 +343,8 @@ class Supervisor:
     # Life ----------------------------------------------------------------------------------------
 
     def _send(self, child: _Child, message: Message, fds: list[int] | None = None) -> None:
-        assert child.channel is not None
+        if child.channel is None:  # it is dying
+            return
         try:
             child.channel.send(message, fds or ())
         except ChannelClosed:
@@ -402,11 +358,10 @@ class Supervisor:
             try:
                 received = child.channel.receive()
             except ChannelClosed:
-                # It is dying, or it is broken; a dying one is gone in a moment.
                 self._selector.unregister(child.channel)
                 child.channel.close()
                 child.channel = None
-                child.kill_at_s = min(child.kill_at_s or now_s + KILL_GRACE_S, now_s + KILL_GRACE_S)
+                self._must_end(child, now_s)  # it is dying already, or it is broken
                 return
             except ControlError as error:
                 self._kill(child, f"it speaks nonsense: {error}")
@@ -425,6 +380,7 @@ class Supervisor:
                 self._ready(child, now_s)
             case Fatal():
                 child.fatal = message
+                self._must_end(child, now_s)
             case Info():
                 child.infos += 1
                 if child.infos <= MAX_INFOS_PER_TICK:
@@ -455,7 +411,7 @@ class Supervisor:
 
     def _tell_others(self, child: _Child, message: Message) -> None:
         for other in self._children:
-            if other is not child and other.alive and other.channel is not None:
+            if other is not child and other.alive:
                 self._send(other, message)
 
     def _tick(self, now_s: float) -> None:
@@ -522,11 +478,16 @@ class Supervisor:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
+    def _must_end(self, child: _Child, now_s: float) -> None:
+        """It should be about to exit; help it if it does not."""
+        soon_s = now_s + KILL_GRACE_S
+        child.kill_at_s = soon_s if child.kill_at_s is None else min(child.kill_at_s, soon_s)
+
     def _exited(self, child: _Child, now_s: float) -> None:
         """Reap a dead child, tell the others, and decide what comes next."""
         code = child.process.exitcode
         if code is None:
-            return
+            raise RuntimeError(f"somebody else reaped {child.name}; nobody may wait for any child")
         self._hear(child, now_s)  # its last words may say why
         self._bury(child)
         number, status = (-code, None) if code < 0 else (None, code)
@@ -561,7 +522,8 @@ class Supervisor:
             self._selector.unregister(child.channel)
             child.channel.close()
             child.channel = None
-        child.process.close()
+        with suppress(ValueError):  # it was not us who reaped it: see _exited
+            child.process.close()
         child.process = child.pid = child.kill_at_s = None
 
     def _judge(self, child: _Child, now_s: float) -> None:
@@ -592,7 +554,7 @@ class Supervisor:
         child.state = State.ENDED
         self._log.error("stage_fatal", process=child.name, message=fatal.message)
         if not child.spec.expendable:
-            self._stop(fatal.exit_status, fatal.message, now_s)
+            self._stop(fatal.exit_status or FAILED_EXIT_STATUS, fatal.message, now_s)
 
     # The end -------------------------------------------------------------------------------------
 
@@ -633,8 +595,7 @@ class Supervisor:
         for child in self._stop_order[0]:
             if child.alive:
                 child.kill_at_s = now_s + self._stop_deadline_ms / 1000 + KILL_GRACE_S
-                if child.channel is not None:
-                    self._send(child, Stop(self._stop_deadline_ms))
+                self._send(child, Stop(self._stop_deadline_ms))
 
     def _signalled(self, now_s: float) -> None:
         for number in self._signals.take():
@@ -658,8 +619,7 @@ class Supervisor:
                 self._bury(child)
 
     def _release_segments(self) -> None:
-        for segment in self._segments.values():
-            segment.close()
+        self._trays.close()
         for child in self._children:
             child.reader.close()
             child.metrics_map.close()
@@ -706,7 +666,7 @@ class Supervisor:
             "state": state,
             "pid": os.getpid(),
             "uptime_s": round(now_s - self._began_s, 3),
-            "epoch": self._epoch,
+            "epoch": self._trays.epoch,
             "topology": self._topology,
             "processes": [self._process_status(child, now_s) for child in self._children],
             "metrics": {child.name: child.metrics_now() for child in self._children},
@@ -732,23 +692,6 @@ class Supervisor:
             "nice": child.spec.nice,
             "last_death": death,
         }
-
-
-def _segment_writers(topology: Topology) -> dict[str, tuple[str, int]]:
-    """The tray segments of an epoch, each with the one (stage, index) that writes it."""
-    writers: dict[str, tuple[str, int]] = {}
-    for stage in topology.stages:
-        match stage.role:
-            case Role.INTAKE:
-                writers["input"] = (stage.name, 0)
-            case Role.WORKER:
-                for index in range(stage.count):
-                    writers[f"verdict-{index}"] = (stage.name, index)
-            case Role.SINK:
-                writers["admission"] = (stage.name, 0)
-            case Role.SIDE:
-                pass
-    return writers
 
 
 class _QuietLog:

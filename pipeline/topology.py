@@ -587,15 +587,15 @@ class _Drawing:
                 content = text[offset] if offset < len(text) else ""
                 canvas[first + 1 + offset][:width] = f"| {content.ljust(width - 4)} |"
         for wire in self._wires:
-            blocks = wire.link.policy is LinkPolicy.BLOCK
+            solid = wire.link.policy is LinkPolicy.BLOCK
             column = lane_at + 4 * wire.lane
             for row in (wire.source_row, wire.target_row):
-                canvas[row][width:column] = ("-" if blocks else ".") * (column - width)
+                canvas[row][width:column] = ("-" if solid else ".") * (column - width)
         for wire in self._wires:
-            blocks = wire.link.policy is LinkPolicy.BLOCK
+            solid = wire.link.policy is LinkPolicy.BLOCK
             column = lane_at + 4 * wire.lane
             for row in range(wire.top, wire.bottom + 1):
-                canvas[row][column] = "|" if blocks else ":"
+                canvas[row][column] = "|" if solid else ":"
             canvas[wire.source_row][column] = canvas[wire.target_row][column] = "+"
             canvas[wire.source_row][width + 2 : width + 2 + len(wire.link.name)] = wire.link.name
             canvas[wire.target_row][width] = "<"

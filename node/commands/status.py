@@ -21,7 +21,7 @@ PLAIN_WIDTH: Final = 120
 """Columns of the table when it does not go to a terminal."""
 
 _TIME: Final = ("busy_ns", "idle_ns", "backpressure_ns", "housekeeping_ns")
-_SUMMARY: Final = ("height", "mempool_items", "orphans", "clients", "trays_free")
+_SUMMARY: Final = ("height", "mempool_items", "orphans")
 _STYLE: Final = {"running": "green", "ready": "green", "starting": "yellow", "degraded": "red"}
 
 
@@ -35,10 +35,8 @@ def status(where: Layout, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
-    console = Console(
-        width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False
-    )
-    console.print(_headline(where, answer))
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console.print(_headline(where, answer), soft_wrap=True)
     console.print(_table(answer))
 
 

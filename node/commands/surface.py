@@ -1,35 +1,22 @@
-"""The command line of ``timed``: options, help, and how every error reaches the operator.
+"""The command line of ``timed`` for people: options and help.
 
-Arguments come in as a list, an exit status goes out. The commands themselves are imported only
-when they are called, so that ``timed --help`` is quick and ``timed run`` carries nothing that it
-does not use.
+The commands themselves are imported only when they are called, so that ``timed --help`` is quick.
 """
 
 from __future__ import annotations
 
-import errno
-import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from node.commands import __version__
-from node.config import RPC_PORTS
-from node.datadir import Layout, default_datadir, layout
-from node.errors import UsageError, from_os_error
-from pipeline.errors import OPERATOR_EXIT_STATUS, OperatorError
-
-INTERRUPTED_EXIT_STATUS: Final = 128 + 2
-"""What shells report for a program that SIGINT ended."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+from node.commands.entry import locate
+from node.errors import UsageError
+from pipeline.errors import OperatorError
 
 app = typer.Typer(
     name="timed",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -87,15 +74,13 @@ def _init(
     """Make a data directory: configuration, genesis, key, store."""
     from node.commands import init
 
-    init.init(_where(datadir, network), network, genesis, validator_key)
+    init.init(locate(datadir, network), network, genesis, validator_key)
 
 
 @app.command("run")
 def _run(datadir: Datadir = None, network: Network = None) -> None:
     """Run the node until SIGTERM or Ctrl-C."""
-    from node.commands import run as command
-
-    raise typer.Exit(command.run(_where(datadir, network)))
+    raise AssertionError("node.commands.entry parses this one")
 
 
 @app.command("check")
@@ -107,10 +92,13 @@ def _check(
         typer.Option("--replay", help="Recompute all outputs from the blocks and compare (slow)."),
     ] = False,
 ) -> None:
-    """Say what is right and wrong with a data directory; the node must not be running."""
+    """Say what is right and wrong with a data directory.
+
+    The node must not be running on it.
+    """
     from node.commands import check
 
-    check.check(_where(datadir, network), replay)
+    check.check(locate(datadir, network), replay)
 
 
 @app.command("status")
@@ -122,44 +110,21 @@ def _status(
     """Show what the running node is doing."""
     from node.commands import status
 
-    status.status(_where(datadir, network), as_json)
+    status.status(locate(datadir, network), as_json)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit status. Operator errors are one line on standard error."""
+def run(arguments: list[str]) -> int:
+    """Run one of the commands; returns the exit status. Raises ``UsageError`` for wrong usage."""
     try:
-        status = app(list(arguments), prog_name="timed", standalone_mode=False)
-    except OperatorError as error:
-        return _complain(error.message, error.exit_status)
-    except KeyboardInterrupt:
-        return _complain("interrupted; run it again", INTERRUPTED_EXIT_STATUS)
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read our output has seen enough
-            sys.stderr.close()
-            return 1
-        known = from_os_error(error, "a file")
-        if known is None:
-            raise
-        return _complain(known.message)
+        status = app(arguments, prog_name="timed", standalone_mode=False)
+    except OperatorError:
+        raise
     except Exception as error:
-        # Wrong usage and aborts: typer's classes for them moved between its versions, so they are
-        # told by what they carry.
+        # Typer's classes for wrong usage and aborts moved between its versions: they are told by
+        # what they carry.
         if hasattr(error, "format_message"):
-            return _complain(f"{error.format_message().rstrip('.')}; see timed --help")
+            raise UsageError(error.format_message().rstrip("."), "see timed --help") from None
         if type(error).__name__ == "Abort":
-            return _complain("interrupted; run it again", INTERRUPTED_EXIT_STATUS)
+            raise KeyboardInterrupt from None
         raise
     return status if isinstance(status, int) else 0
-
-
-def _complain(message: str, status: int = OPERATOR_EXIT_STATUS) -> int:
-    print(f"timed: {_CONTROL.sub(' ', message)}", file=sys.stderr)
-    return status
-
-
-def _where(datadir: Path | None, network: str | None) -> Layout:
-    if network is not None and network not in RPC_PORTS:
-        raise UsageError(
-            f"there is no network {network!r}", f"give --network {', '.join(RPC_PORTS)}"
-        )
-    return layout(default_datadir(network or "main") if datadir is None else datadir)

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
-import structlog
 import zmq
 
+from node import logs, mempool_file
 from node.block import Block, build_block
 from node.consensus.effects import (
     BuildBlock,
@@ -45,7 +45,6 @@ from node.consensus.messages import (
 from node.consensus.solo import SoloAgreement
 from node.errors import NodeError
 from node.mempool import Mempool
-from node import mempool_file
 from node.notify import Publisher
 from node.settings import NodeSettings
 from node.storage.blockfile import BlockFiles, BodyLocation
@@ -109,7 +108,7 @@ class ConsensusStage(TraySink):
         assert isinstance(settings, NodeSettings)
         self._settings = settings
         self.metrics = MetricWriter(context.metrics.view, METRICS, incarnation=context.incarnation)
-        self._log = structlog.get_logger("consensus")
+        self._log = logs.configure(settings.log_level, settings.log_format, "consensus")
         self._dims = context.dims
         self._store = ChainStore(
             Path(settings.store_path),

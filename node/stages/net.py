@@ -15,10 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import structlog
 import zmq
-from pipeline.fair import FairQueue
 
+from node import logs
 from node.errors import ListenError
 from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, TX_HEADER_BYTES
 from node.settings import NodeSettings
@@ -26,6 +25,7 @@ from node.verdict import Verdict
 from pipeline.child import StageContext
 from pipeline.control import PeerDied
 from pipeline.custody import TrayState
+from pipeline.fair import FairQueue
 from pipeline.intake import Intake
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Input, Stage
@@ -111,7 +111,7 @@ class NetStage(Stage):
         settings = context.settings
         assert isinstance(settings, NodeSettings)
         self.metrics = MetricWriter(context.metrics.view, METRICS, incarnation=context.incarnation)
-        self._log = structlog.get_logger("net")
+        self._log = logs.configure(settings.log_level, settings.log_format, "net")
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ingest = _bind_ingest(self._sockets, settings.ingest_address)
         self._queue: FairQueue = FairQueue(QUEUE_MAX_WEIGHT, QUEUE_MAX_WEIGHT)

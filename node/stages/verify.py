@@ -7,9 +7,9 @@ be killed at any moment. It is the only stage that imports PyNaCl or loads Intel
 
 from __future__ import annotations
 
-import structlog
 import zmq
 
+from node import logs
 from node.settings import NodeSettings
 from node.verification.batch import BatchVerifier
 from node.verification.columns import VerdictColumns
@@ -63,9 +63,9 @@ class VerifyStage(TrayWorker):
         self._rejected = writer["rejected"]
         self._items_in = writer["items_in"]
         self._items_out = writer["items_out"]
-        structlog.get_logger("verify").info(
-            "verifier_started", index=context.index, backend=backend.name
-        )
+        name = f"verify-{context.index}"
+        log = logs.configure(settings.log_level, settings.log_format, name)
+        log.info("verifier_started", backend=backend.name)
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         super().__init__(context, self._sockets)
 

@@ -33,6 +33,7 @@ import numpy.typing as npt
 from rocksdict import (
     BlockBasedOptions,
     Cache,
+    DataBlockIndexType,
     DbClosedError,
     DBCompressionType,
     IngestExternalFileOptions,
@@ -481,12 +482,17 @@ class _Settings:
         table.set_block_cache(self._cache)
         table.set_bloom_filter(10, False)
         table.set_format_version(5)
+        table.set_data_block_index_type(DataBlockIndexType.binary_and_hash())
+        table.set_data_block_hash_ratio(0.75)
         options = Options(raw_mode=True)
         options.create_if_missing(create)
         options.create_missing_column_families(create)
         options.set_block_based_table_factory(table)
         options.set_compression_type(DBCompressionType.none())  # keys are hashes
         options.set_write_buffer_size(write_buffer_bytes)
+        # Most gets miss the memtable: a bloom filter there halves their cost.
+        options.set_memtable_prefix_bloom_ratio(0.05)
+        options.set_memtable_whole_key_filtering(True)
         options.set_allow_concurrent_memtable_write(False)  # one writer: 10 % cheaper
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)

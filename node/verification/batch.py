@@ -121,17 +121,19 @@ class BatchVerifier:
         Item ``i`` is ``payload[offsets[i]:offsets[i + 1]]``; ``offsets`` u32[n + 1]. Raises
         ``ValueError`` for offsets that descend or leave the tray, and for too many items.
         """
-        bounds = offsets.astype(np.intp)
-        n_items = len(bounds) - 1
+        n_items = len(offsets) - 1
         if not 0 <= n_items <= self._max_items:
             raise ValueError(f"{n_items} items, at most {self._max_items} fit a tray")
-        begin, end = int(bounds[0]), int(bounds[-1])
-        lengths = np.diff(bounds)
-        if end > payload.nbytes or end - begin > self._tray_bytes or (lengths < 0).any():
+        begin, end = int(offsets[0]), int(offsets[-1])
+        if end > payload.nbytes or end - begin > self._tray_bytes:
             raise ValueError(f"offsets leave the tray of {payload.nbytes} bytes")
         if end - begin <= self._few_bytes:
-            return self._one_by_one(payload, bounds.tolist(), out)
-        return self._together(payload, bounds[:-1], lengths, out)
+            return self._one_by_one(payload, offsets.tolist(), out)
+        bounds = offsets.astype(np.intp)
+        starts, lengths = bounds[:-1], bounds[1:] - bounds[:-1]
+        if lengths.min() < 0:
+            raise ValueError("offsets descend")
+        return self._together(payload, starts, lengths, out)
 
     # one by one
 
@@ -143,6 +145,8 @@ class BatchVerifier:
         decoded: list[tuple[int, Transaction, bytes]] = []
         message_of: list[int] = []
         for item, (begin, end) in enumerate(pairwise(bounds)):
+            if end < begin:
+                raise ValueError("offsets descend")
             raw = bytes(payload[begin:end])
             try:
                 transaction = decode(raw, self._dust_limit)

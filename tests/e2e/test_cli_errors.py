@@ -41,7 +41,7 @@ def refused(*arguments: str | Path, before: Callable[[], None] | None = None) ->
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("timed: ")
     cause, semicolon, remedy = done.stderr.removeprefix("timed: ").rstrip("\n").partition("; ")
-    assert cause and semicolon and remedy, done.stderr
+    assert all((cause, semicolon, remedy)), done.stderr
     return done.stderr
 
 

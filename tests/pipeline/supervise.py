@@ -1,4 +1,4 @@
-"""Runs a supervisor for the tests, as its own process: ``supervise.py <run_dir> <settings dir> <JSON>``."""
+"""Runs a supervisor for the tests: ``supervise.py <run directory> <directory> <options>``."""
 
 import json
 import sys
@@ -29,10 +29,11 @@ def topology(options):
         return StageSpec(name, build, role, **({"stall_ms": 1000} | more))
 
     fused = "both" if options.get("fused") else None
+    workers = {"process": fused} if fused else {"count": 2, "nice": 3}
     return Topology(
         stages=(
             stage("intake", Role.INTAKE, process=fused),
-            stage("work", Role.WORKER, count=1 if fused else 2, nice=3, process=fused),
+            stage("work", Role.WORKER, **workers),
             stage("sink", Role.SINK, stall_ms=options.get("sink_stall_ms", 1000)),
             stage("side", Role.SIDE, expendable=True),
         ),

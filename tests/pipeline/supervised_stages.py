@@ -1,10 +1,9 @@
 """Stages for the supervisor's tests: they write down what they are told, and misbehave on demand.
 
-Runs in the children. A file ``do-<stage>-<index>`` or ``do-<stage>`` in the settings' directory holds an
-order; ``record-<stage>-<index>`` there gets one JSON line for each thing that happens.
+Runs in the children. A file ``do-<stage>-<index>`` or ``do-<stage>`` in the settings' directory
+holds an order; ``record-<stage>-<index>`` there gets one JSON line for each thing that happens.
 """
 
-import errno
 import json
 import mmap
 import os
@@ -12,11 +11,12 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.control import Attach, Info, PeerDied, PeerStarted, Ready, Stop
-from pipeline.errors import ChannelClosed, OperatorError
+from pipeline.errors import ChannelClosed, ChannelFull, OperatorError
 from pipeline.metrics import STAGE_METRICS, MetricWriter
 
 
@@ -43,7 +43,8 @@ class Stage:
             umask=os.umask(0o077),
             cwd=os.getcwd(),
             blob=len(context.settings.blob),
-            modules=[m for m in ("dill", "numpy", "__mp_main__", "supervise") if m in sys.modules],
+            modules=[m for m in ("dill", "numpy", "supervise", "prog") if m in sys.modules],
+            main=getattr(sys.modules["__main__"], "__file__", None),
             blocked=len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         )
         self.attached()
@@ -137,8 +138,7 @@ def obey_supervisor(stages, message, fds):
                     try:
                         mmap.mmap(fd, grant.size_bytes, prot=mmap.PROT_READ | mmap.PROT_WRITE)
                         stages[0].record("intruded", segment=grant.name)
-                    except OSError as error:
-                        assert error.errno == errno.EACCES
+                    except PermissionError:
                         stages[0].record("kept out", segment=grant.name)
                 os.close(fd)
         case PeerDied():
@@ -166,10 +166,8 @@ def obey_supervisor(stages, message, fds):
 
 def pid_of(stage, message):
     lines = (stage.directory / f"record-{message.stage}-{message.index}").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    return next(
-        e["pid"] for e in events if e["event"] == "built" and e["incarnation"] == message.incarnation
-    )
+    built = [event for line in lines if (event := json.loads(line))["event"] == "built"]
+    return next(event["pid"] for event in built if event["incarnation"] == message.incarnation)
 
 
 def obey_order(stage):
@@ -186,7 +184,8 @@ def obey_order(stage):
             stage.hoard.append(b"x" * (200 << 20))
         case ["flood"]:
             while True:
-                stage.context.channel.send(Info("again"))
+                with suppress(ChannelFull):
+                    stage.context.channel.send(Info("again"))
         case ["fork"]:
             if os.fork() == 0:
                 os.execvp("sleep", ["sleep", "3600"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import OperatorError, TopologyError
@@ -26,6 +26,9 @@ from pipeline.topology import (
 )
 
 BLOCK, DROP = LinkPolicy.BLOCK, LinkPolicy.DROP
+
+# A busy machine is no failure.
+RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 TRAYS = TrayDims(trays=32, tray_bytes=65_536, max_items=256, verdict_bytes=4_096)
 
 READ = StageSpec("read", "demo.stages:read", Role.INTAKE)
@@ -163,6 +166,7 @@ def test_a_link_to_itself_is_a_cycle() -> None:
         validate(replace(TABLE, links=(*TABLE.links, loop)), range(2))
 
 
+@RELAXED
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=12))
 def test_cycles_are_found_exactly_where_there_are_some(ends: list[tuple[int, int, bool]]) -> None:
     stages = tuple(StageSpec(f"s{i}", "demo:stage", Role.SIDE) for i in range(6))
@@ -224,6 +228,7 @@ def test_auto_pins_only_with_a_core_to_spare() -> None:
     assert place_cores(TABLE, [2, 3, 5, 7, 11, 13, 17])["count-0"] == (11, 17)
 
 
+@RELAXED
 @given(st.integers(1, 12), st.sets(st.integers(0, 63)))
 def test_auto_never_shares_a_core(count: int, available: set[int]) -> None:
     topology = with_stage(COUNT, count=count)
@@ -318,6 +323,7 @@ def follow(picture: list[str], row: int) -> int:
     return row
 
 
+@RELAXED
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), max_size=12))
 def test_every_wire_of_a_diagram_leads_to_its_target(ends: list[tuple[int, int, bool]]) -> None:
     stages = tuple(StageSpec(f"s{i}", "demo:stage", Role.SIDE) for i in range(5))

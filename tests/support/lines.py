@@ -57,9 +57,7 @@ def topology(workers: int, trays: int = 12) -> Topology:
             LinkSpec("work", "source", "judge", LinkPolicy.BLOCK, trays, "lines to judge"),
             LinkSpec("done", "judge", "source", LinkPolicy.BLOCK, trays, "room for more"),
             LinkSpec("judged", "judge", "collect", LinkPolicy.BLOCK, trays, "judged lines"),
-            LinkSpec(
-                "returns", "collect", "source", LinkPolicy.BLOCK, trays, "what became of it"
-            ),
+            LinkSpec("returns", "collect", "source", LinkPolicy.BLOCK, trays, "what became of it"),
             LinkSpec("resend", "source", "collect", LinkPolicy.BLOCK, trays, "judged before"),
         ),
         trays=TrayDims(trays, tray_bytes=4096, max_items=16, verdict_bytes=64, max_weight=16),

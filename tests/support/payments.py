@@ -1,7 +1,8 @@
 """Payments without signatures, for tests of what comes after verification.
 
-``Chain`` is the chain's state in dictionaries (an ``OutputView``), ``pay`` makes canonical bytes whose
-signatures are filler, ``tray`` lays them out as a tray with the columns that a verifier would write.
+``Chain`` is the chain's state in dictionaries (an ``OutputView``), ``pay`` makes canonical bytes
+whose signatures are filler, ``tray`` lays them out as a tray with the columns that a verifier would
+write.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from node.mempool import Mempool
 from node.params import MIN_TX_BYTES
 from node.transaction import IdHasher, Input, Output, Transaction, Witness, decode, encode
 from node.verdict import Verdict
@@ -138,3 +140,25 @@ def tray(raws: Sequence[bytes], rejected: Mapping[int, Verdict] | None = None) -
             columns.owners[packed] = np.frombuffer(owner, dtype=np.uint8)
             packed += 1
     return Tray(columns, n_items, memoryview(payload), offsets)
+
+
+def submit(
+    pool: Mempool, *payments: Payment, now_ms: int = 0, one_by_one: bool = False
+) -> list[Verdict]:
+    codes = np.full(len(payments), 255, dtype=np.uint8)
+    pool.admit(*tray([p.raw for p in payments]), now_ms, codes, one_by_one=one_by_one)
+    return [Verdict(code) for code in codes.tolist()]
+
+
+def admit(pool: Mempool, *payments: Payment, now_ms: int = 0) -> None:
+    verdicts = submit(pool, *payments, now_ms=now_ms)
+    assert set(verdicts) == {Verdict.ADMITTED}
+
+
+def commit(pool: Mempool, chain: Chain, *payments: Payment) -> None:
+    chain.apply(payments)
+    pool.committed([p.txid for p in payments], [p.raw for p in payments])
+
+
+def pending(pool: Mempool) -> list[bytes]:
+    return [txid for txid, _, _ in pool.records()]

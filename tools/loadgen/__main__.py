@@ -125,7 +125,7 @@ def run_command(
     tick_ms: Annotated[
         float,
         typer.Option(help="With --rate: milliseconds between requests, at least."),
-    ] = 1.0,
+    ] = 2.0,
     max_unconfirmed: Annotated[
         int,
         typer.Option(help="Flat out: admitted and not final yet, at most; 0: no limit."),

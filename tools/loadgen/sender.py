@@ -38,12 +38,18 @@ MAX_CLIENTS = 64
 MAX_RATE_PER_S = 10_000_000.0
 WHOLE_REQUEST_REFUSALS = 128  # codes from here on may answer a whole request with one byte
 
+GATHER_NS = 10_000_000  # flat out, while over half of the window is under way, if that is
+GATHER_TRANSACTIONS = 4_096  # so many at least: a node takes longer for them
 HOUSEKEEPING_NS = 100_000_000
 SHED_PAUSE_NS = 200_000_000  # before a transaction that was refused for load is sent again
 REPLIES_AT_ONCE = 64  # then sending gets its turn
 NOTIFICATIONS_QUEUED = 1_000  # in the socket; at 160 KB for 5,000 transactions
-ROUTER_CONNECTED = zmq.Event.HANDSHAKE_SUCCEEDED
 PR_SET_TIMERSLACK = 29
+
+# As plain integers: each operation on pyzmq's enumerations takes a microsecond.
+NOBLOCK = int(zmq.NOBLOCK)
+EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
 
 Indices = npt.NDArray[np.int64]
 
@@ -70,7 +76,7 @@ class LoadOptions:
     batch: int = 256
     in_flight: int = 32
     clients: int = 1
-    tick_ms: float = 1.0
+    tick_ms: float = 2.0
     max_unconfirmed: int = 50_000
     resubmit: bool = False
     allow_shedding: bool = False
@@ -180,6 +186,9 @@ class _Loop:
         self._batch = min(options.batch, INGEST_MAX_BYTES // longest)
         self._window = options.in_flight * options.clients
         self._timetable = None if options.rate_per_s is None else Timetable(options.rate_per_s)
+        self._gathers = (
+            self._timetable is None and self._window * self._batch >= 2 * GATHER_TRANSACTIONS
+        )
         self._tick_ns = int(options.tick_ms * 1e6)
         self._answer_ns = int(options.answer_timeout_s * NS_PER_S)
         self._drain_ns = int(options.drain_timeout_s * NS_PER_S)
@@ -326,8 +335,11 @@ class _Loop:
 
     def _wait(self, descriptors: list[int], until_ns: int) -> None:
         """Wait for something to read, or until the next thing is due."""
-        now = time.monotonic_ns()
-        until_ns = min(until_ns, self._due_ns(now))
+        if self._gathers and 2 * len(self._outstanding) > self._window:
+            # The node has work enough: news gather, for a cold wake-up costs more than handling one.
+            time.sleep(GATHER_NS / NS_PER_S)
+            return
+        until_ns = min(until_ns, self._due_ns(time.monotonic_ns()))
         # ZeroMQ's descriptors tell of changes only: whoever waits on them must have looked before.
         if any(_readable(sock) for sock in (*self._clients, self._news)):
             return
@@ -403,7 +415,7 @@ class _Loop:
         try:
             # Copies: below 64 KB ZeroMQ's bookkeeping of a borrowed buffer costs more than the
             # copy.
-            client.send_multipart((request_id, lengths, payload), zmq.NOBLOCK)
+            client.send_multipart((request_id, lengths, payload), NOBLOCK)
         except zmq.Again:
             self._blocked_until_ns = request.sent_ns + 10_000_000
             return False
@@ -421,7 +433,7 @@ class _Loop:
         for client in self._clients:
             for _ in range(REPLIES_AT_ONCE):
                 try:
-                    frames = client.recv_multipart(zmq.NOBLOCK)
+                    frames = client.recv_multipart(NOBLOCK)
                 except zmq.Again:
                     break
                 self._on_reply(frames, time.monotonic_ns())
@@ -461,7 +473,7 @@ class _Loop:
     def _receive_news(self) -> None:
         while True:
             try:
-                frames = self._news.recv_multipart(zmq.NOBLOCK)
+                frames = self._news.recv_multipart(NOBLOCK)
             except zmq.Again:
                 return
             if len(frames) != 3 or len(frames[2]) != 4 or len(frames[1]) < _NEWS_HEAD_BYTES:
@@ -556,7 +568,7 @@ def _descriptor(sock: zmq.Socket[bytes]) -> int:
 
 
 def _readable(sock: zmq.Socket[bytes]) -> bool:
-    return bool(int(sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(sock.getsockopt(EVENTS)) & POLLIN)
 
 
 @contextmanager

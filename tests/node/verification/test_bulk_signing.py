@@ -36,6 +36,6 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="needed"):
         derive_keys(seeds[:, :31])
     with pytest.raises(ValueError, match="needed"):
-        derive_keys(seeds.astype(np.int64))  # type: ignore[arg-type]
+        derive_keys(seeds.astype(np.int64))
     with pytest.raises(ValueError, match="2 messages"):
         sign_messages(seeds, derive_keys(seeds), np.zeros((2, 47), dtype=np.uint8))

@@ -1,0 +1,258 @@
+"""The mempool as its owner sees it: a stateful comparison with the obvious model, then policy."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from mempool_model import Model, check, check_selection
+from payments import (
+    ALICE,
+    BOB,
+    CAROL,
+    MALLORY,
+    Chain,
+    Payment,
+    admit,
+    commit,
+    pay,
+    pending,
+    submit,
+    tray,
+)
+
+from node.mempool import TOTALS, Counters, Mempool, PolicyLimits, Selection
+from node.params import MAX_TX_BYTES
+from node.transaction import decode
+from node.verdict import Verdict
+
+HOUR_MS = 3_600_000
+WIDE = PolicyLimits(expiry_ms=HOUR_MS)
+
+
+class Comparison(RuleBasedStateMachine):
+    """Runs, one-by-one and the model get the same events and must agree on everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = Chain()
+        self.now_ms = 0
+        self.values: dict[bytes, tuple[int, bytes]] = {}  # every outpoint ever made up
+        self.payments: list[Payment] = []
+        self.proposals: list[list[bytes]] = []
+
+    @initialize(
+        max_count=st.sampled_from([4, 8, 100]),
+        max_ancestors=st.sampled_from([1, 3, 25]),
+        max_replaced=st.sampled_from([1, 3, 100]),
+        max_orphans=st.sampled_from([0, 2, 50]),
+        max_orphan_bytes=st.sampled_from([600, 100_000]),
+    )
+    def begin(self, **limits: int) -> None:
+        self.limits = PolicyLimits(
+            max_bytes=MAX_TX_BYTES,
+            relay_fee_per_kb=50,
+            replacement_increment=5,
+            expiry_ms=1_000,
+            **limits,
+        )
+        self.fast = Mempool(self.chain, self.limits, 10)
+        self.slow = Mempool(self.chain, self.limits, 10)
+        self.model = Model(self.chain, self.limits, 10)
+        self.fund(12)
+
+    def fund(self, count: int) -> None:
+        payment = self.chain.fund(*[(100_000, (ALICE, BOB)[i % 2]) for i in range(count)])
+        for index in range(count):
+            self.values[payment.out(index)] = (100_000, (ALICE, BOB)[index % 2])
+
+    @rule(count=st.integers(1, 8))
+    def more_money(self, count: int) -> None:
+        self.fund(count)
+
+    def write(self, rng: random.Random) -> Payment:
+        """Make a payment: mostly good, often contested, sometimes hopeless."""
+        pools = {
+            "chain": list(self.chain.outputs),
+            "pending": [o for o in self.values if o[:32] in self.fast],
+            "contested": [o for o in self.values if self.fast.spender(o)],
+            "fresh": [payment.out() for payment in self.payments[-5:]],
+            "any": list(self.values)[-20:],
+        }
+        kinds = rng.choices(list(pools), [45, 20, 10, 18, 7], k=rng.choice([1, 1, 1, 2, 3]))
+        spent = {rng.choice(pools[kind] or pools["any"]) for kind in kinds}
+        stranger = MALLORY if rng.random() < 0.05 else None
+        fee = rng.choice([20, 20, 30, 35, 50, 80, 80, 200, 200, 400] * 3 + [12, 5, -5])
+        n_outputs = rng.choice([1, 2, 2, 2, 3, 3, 3, 120])
+        total = max(sum(self.values[outpoint][0] for outpoint in spent) - fee, n_outputs)
+        shares = [total // n_outputs] * n_outputs
+        shares[0] += total - sum(shares)
+        outputs = [(share, (ALICE, BOB, CAROL)[i % 3]) for i, share in enumerate(shares)]
+        payment = pay(
+            [(outpoint, stranger or self.values[outpoint][1]) for outpoint in sorted(spent)],
+            outputs,
+            filler=rng.choice([0, 0, 1]),
+        )
+        for index, output in enumerate(outputs):
+            self.values[payment.out(index)] = output
+        if rng.random() < 0.05:
+            self.values[payment.out(len(outputs))] = (1_000, ALICE)  # no such output
+        self.payments.append(payment)
+        del self.payments[:-60]
+        return payment
+
+    @rule(
+        seed=st.integers(0, 2**32 - 1),
+        new_count=st.integers(0, 10),
+        old_count=st.integers(0, 6),
+        now_ms=st.integers(0, 100),
+    )
+    def send(self, seed: int, new_count: int, old_count: int, now_ms: int) -> None:
+        rng = random.Random(seed)
+        written = [self.write(rng) for _ in range(new_count)]
+        chosen = [payment for payment in written if rng.random() < 0.85]
+        chosen += rng.choices(self.payments, k=old_count) if self.payments else []
+        rng.shuffle(chosen)
+        if not chosen:
+            return
+        rejected = {
+            index: rng.choice([Verdict.BAD_SIGNATURE, Verdict.DUST_OUTPUT])
+            for index in range(len(chosen))
+            if rng.random() < 0.05
+        }
+        self.now_ms += now_ms
+        raws = [payment.raw for payment in chosen]
+        expected = self.model.admit(raws, rejected, self.now_ms)
+        for pool in (self.fast, self.slow):
+            codes = np.full(len(raws) + 1, 254, dtype=np.uint8)
+            pool.admit(*tray(raws, rejected), self.now_ms, codes, one_by_one=pool is self.slow)
+            assert codes.tolist() == [*expected, 254]
+
+    @rule(
+        max_count=st.integers(0, 20), max_bytes=st.sampled_from([300, 1_500, 5_000, MAX_TX_BYTES])
+    )
+    def make_block(self, max_count: int, max_bytes: int) -> None:
+        selection = self.fast.select(max_bytes, max_count)
+        assert selection == self.slow.select(max_bytes, max_count)
+        check_selection(self.fast, self.chain, selection)
+        assert len(selection.txids) <= max_count
+        assert sum(map(len, selection.transactions)) <= max_bytes
+        self.commit([Payment(*pair) for pair in zip(selection.txids, selection.transactions)])
+
+    @rule(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 8))
+    def foreign_block(self, seed: int, count: int) -> None:
+        """A block with whatever is valid, in any order, seen before or not."""
+        rng = random.Random(seed)
+        block: list[Payment] = []
+        outputs = dict(self.chain.outputs)
+        wanted = rng.choices(self.payments, k=count) if self.payments else []
+        wanted += [self.write(rng) for _ in range(count // 2)]
+        for payment in wanted:
+            transaction = decode(payment.raw, 0)
+            sources = [outputs.get(item.outpoint) for item in transaction.inputs]
+            if payment in block or payment.txid in self.chain.positions or None in sources:
+                continue
+            if any(
+                transaction.witnesses[item.witness].key != source[8:]
+                for item, source in zip(transaction.inputs, sources, strict=True)
+                if source is not None
+            ):
+                continue
+            block.append(payment)
+            for item in transaction.inputs:
+                del outputs[item.outpoint]
+            for index, output in enumerate(transaction.outputs):
+                outputs[payment.out(index)] = output.pack()
+        self.commit(block)
+
+    def commit(self, block: list[Payment]) -> None:
+        self.chain.apply(block)
+        txids, raws = [p.txid for p in block], [p.raw for p in block]
+        self.model.committed(raws)
+        for pool in (self.fast, self.slow):
+            pool.committed(txids, raws)
+
+    @rule(max_count=st.integers(1, 6))
+    def propose(self, max_count: int) -> None:
+        txids = self.fast.select(MAX_TX_BYTES, max_count).txids
+        self.proposals.append(txids)
+        self.model.pins.update(txids)
+        for pool in (self.fast, self.slow):
+            pool.pin(txids)
+
+    @rule()
+    def withdraw(self) -> None:
+        if self.proposals:
+            txids = self.proposals.pop()
+            self.model.pins.subtract(t for t in txids if self.model.pins[t])
+            for pool in (self.fast, self.slow):
+                pool.unpin(txids)
+
+    @rule(passed_ms=st.integers(1, 800))
+    def wait(self, passed_ms: int) -> None:
+        self.now_ms += passed_ms
+        self.model.expire(self.now_ms - self.limits.expiry_ms)
+        for pool in (self.fast, self.slow):
+            pool.expire(self.now_ms)
+
+    @invariant()
+    def all_agree(self) -> None:
+        held = [(e.txid, e.raw, e.arrived_ms) for e in self.model.pool.values()]
+        for pool in (self.fast, self.slow):
+            assert list(pool.records()) == held
+            assert [pool._pool.rate(txid) for txid in self.model.pool] == [
+                self.model.rate(e) for e in self.model.pool.values()
+            ]
+            assert list(pool._orphans._held) == list(self.model.orphans)
+            assert pool.counters.admitted == self.model.admitted
+            for cause in ("finalised", "evicted", "replaced", "expired", "conflicted"):
+                assert getattr(pool.counters, cause) == self.model.left[cause], cause
+            assert pool.pinned_count == len(+self.model.pins)
+            assert sum(pool.verdict_counts) == sum(self.fast.verdict_counts)
+            check(pool, self.chain)
+        assert self.fast.counters == self.slow.counters
+
+
+Comparison.TestCase.settings = settings(
+    max_examples=20,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+TestComparison = Comparison.TestCase
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_long_lives_agree_with_the_model(seed: int) -> None:
+    """What hypothesis's short runs seldom reach: full pools, long families, many orphans."""
+    rng = random.Random(seed)
+    life = Comparison()
+    life.begin(
+        max_count=(5, 10, 25, 100)[seed % 4],
+        max_ancestors=(3, 25)[seed % 2],
+        max_replaced=(2, 100)[seed // 2 % 2],
+        max_orphans=(3, 50)[seed // 4 % 2],
+        max_orphan_bytes=100_000,
+    )
+    for _ in range(60):
+        life.send(rng.getrandbits(32), rng.randrange(12), rng.randrange(8), rng.randrange(100))
+        life.all_agree()
+        match rng.randrange(12):
+            case 0 | 1:
+                life.more_money(rng.randrange(1, 8))
+            case 2:
+                life.make_block(rng.randrange(12), rng.choice([600, 2_000, MAX_TX_BYTES]))
+            case 3:
+                life.foreign_block(rng.getrandbits(32), rng.randrange(8))
+            case 4 | 5:
+                life.propose(rng.randrange(1, 4))
+            case 6 | 7:
+                life.withdraw()
+            case 8:
+                life.wait(rng.randrange(1, 600))
+        life.all_agree()

@@ -1,0 +1,162 @@
+"""Loads on a node: ``time-load`` in a process of its own, and single transactions from here.
+
+While the load generator works, the node is sampled; then its report is believed only if every
+verdict was right. Owns the generator's process, which is gone when the call returns.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import zmq
+
+from node.verdict import Verdict
+from tools.bench.errors import BenchFailed
+from tools.bench.nodes import RunningNode
+from tools.bench.process import die_with_parent
+from tools.bench.samples import Sample
+from tools.loadgen.target import endpoints
+from tools.loadgen.workload_file import Workload
+
+SAMPLE_S: Final = 0.2
+MEMORY_SAMPLE_S: Final = 1.0
+LOAD_TIMEOUT_S: Final = 600.0  # of one load; the generator itself gives up a silent node after 15 s
+VERDICT_TIMEOUT_MS: Final = 5_000
+
+_STATUS_WRONG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What one load came to: the generator's report and the samples taken meanwhile."""
+
+    report: dict[str, Any]
+    samples: list[Sample]
+
+    @property
+    def finalised(self) -> int:
+        """Transactions that became final."""
+        return int(self.report["counts"]["finalised"])
+
+    @property
+    def per_s(self) -> float:
+        """Finalised transactions by the time from the first sending to the last finalisation."""
+        return float(self.report["figures"]["load.finalised_per_s"])
+
+    @property
+    def elapsed_s(self) -> float:
+        """That time."""
+        return self.finalised / self.per_s
+
+
+def run_load(
+    node: RunningNode, workload: Path, transactions: int, *options: str, memory: bool = False
+) -> LoadResult:
+    """Send the first ``transactions`` of a workload to a node, with more options of time-load.
+
+    ``memory`` samples it, too. Raises BenchFailed when a verdict was wrong, missing or double, or
+    not everything sent became final.
+    """
+    report_path = node.datadir.with_name(node.datadir.name + ".load.json")
+    log_path = report_path.with_suffix(".log")
+    command = [sys.executable, "-m", "tools.loadgen", "run", str(workload)]
+    command += ["--datadir", str(node.datadir), "--count", str(transactions)]
+    command += ["--json", str(report_path), *options]
+    samples = []
+    with log_path.open("wb") as log, _generator(command, log) as generator:
+        began = looked = time.monotonic()
+        while generator.poll() is None:
+            now = time.monotonic()
+            if now - began > LOAD_TIMEOUT_S:
+                raise BenchFailed(f"a load of {transactions:,} did not end; see {log_path}")
+            look = memory and now - looked >= MEMORY_SAMPLE_S
+            looked = now if look else looked
+            samples.append(node.sample(memory=look))
+            _wait(generator, SAMPLE_S)
+        samples.append(node.sample(memory=memory))
+    if generator.returncode not in (0, _STATUS_WRONG):
+        raise BenchFailed(f"time-load failed: {_last_line(log_path)}")
+    report = orjson.loads(report_path.read_bytes())
+    check_report(report, transactions)
+    return LoadResult(report, samples)
+
+
+def check_report(report: dict[str, Any], transactions: int) -> None:
+    """Raise BenchFailed unless the node told the truth about everything and finalised it."""
+    wrong = [
+        f"{found['count']:,} {found['meaning']} ({'; '.join(found['examples'])})"
+        for found in report["findings"]
+    ]
+    counts = report["counts"]
+    if counts["sent"] != transactions:
+        wrong.append(f"{counts['sent']:,} of {transactions:,} transactions were sent")
+    if counts["finalised"] != counts["accepted"]:
+        wrong.append(f"{counts['accepted']:,} accepted, {counts['finalised']:,} finalised")
+    if wrong or not report["ok"]:
+        raise BenchFailed("\n  ".join(["the node gave wrong answers:", *wrong]))
+
+
+def verdict_latencies_ns(
+    node: RunningNode, directory: Path, count: int, pause_s: float
+) -> npt.NDArray[np.int64]:
+    """Send the first ``count`` transactions of a workload one by one, each after the verdict on
+    the one before and a pause; returns how long each verdict took.
+
+    Raises BenchFailed when a verdict is wrong or missing.
+    """
+    workload = Workload.open(directory)
+    latencies = np.empty(count, np.int64)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.setsockopt(zmq.LINGER, 0)
+        client.setsockopt(zmq.RCVTIMEO, VERDICT_TIMEOUT_MS)
+        client.connect(endpoints(node.datadir)[0])
+        for number in range(count):
+            raw = workload.transaction(number)
+            frames = [number.to_bytes(8, "little"), len(raw).to_bytes(2, "little"), raw]
+            began = time.monotonic_ns()
+            client.send_multipart(frames)
+            try:
+                answer = client.recv_multipart()
+            except zmq.Again:
+                raise BenchFailed(f"transaction {number} got no verdict") from None
+            latencies[number] = time.monotonic_ns() - began
+            if answer != [frames[0], bytes((Verdict.ADMITTED,))]:
+                raise BenchFailed(f"transaction {number} was answered {answer!r}, not ADMITTED")
+            time.sleep(pause_s)
+    return latencies
+
+
+@contextmanager
+def _generator(command: list[str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        preexec_fn=die_with_parent,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else "it said nothing"

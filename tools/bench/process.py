@@ -1,0 +1,71 @@
+"""What a process costs, read from outside: its CPU time, its memory, and what it started."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+_PR_SET_PDEATHSIG: Final = 1
+_CPUCLOCK_SCHED: Final = 2  # run time by the scheduler's own clock, of all threads
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of a process: user and system, all threads, also those that have ended.
+
+    What utime + stime of /proc/PID/stat say in ticks of 10 ms, in nanoseconds (clock_getcpuclockid
+    in the C library). Raises ProcessLookupError when there is no such process.
+    """
+    try:
+        return time.clock_gettime_ns((~pid << 3) | _CPUCLOCK_SCHED)
+    except OSError:
+        raise ProcessLookupError(f"no process {pid}") from None
+
+
+def pss_bytes(pids: Iterable[int]) -> int:
+    """Memory of processes: what they have alone, and their shares of what they share.
+
+    Sum of Pss in /proc/PID/smaps_rollup. Raises ProcessLookupError when one has ended.
+    """
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except FileNotFoundError:
+            raise ProcessLookupError(f"no process {pid}") from None
+        lines = [line.split() for line in text.splitlines()]
+        total += sum(int(words[1]) for words in lines if words[0] == "Pss:") * 1024
+    return total
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of everything below a process, children first; those that wait to be reaped
+    are none.
+    """
+    return [
+        child.pid
+        for child in psutil.Process(pid).children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def die_with_parent() -> None:
+    """In a child, before it becomes another program: end as SIGTERM ends it if the benchmark is
+    killed.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0)
+
+
+def directory_bytes(path: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(
+        os.stat(os.path.join(root, name)).st_size
+        for root, _, names in os.walk(path)
+        for name in names
+    )
