@@ -35,7 +35,7 @@ class TraySegments:
             )
 
     def begin(self) -> None:
-        """Make the segments of the next epoch; raises SegmentError, and then nothing has changed."""
+        """Make the segments of the next epoch; a SegmentError leaves everything as it was."""
         made: dict[str, Segment] = {}
         try:
             for name in self._writers:

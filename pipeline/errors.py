@@ -55,7 +55,3 @@ class ChannelClosed(ControlError, EOFError):
 
 class ChannelFull(ControlError):
     """The other end of a channel does not read: hundreds of messages wait there already."""
-
-
-class StageFailed(PipelineError):
-    """A process of the pipeline failed so often that starting it again does not help."""

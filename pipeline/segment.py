@@ -51,10 +51,10 @@ class Segment:
             os.ftruncate(fd, size_bytes)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             os.fchmod(fd, _MODE)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             if fd >= 0:
                 os.close(fd)
-            raise SegmentError(f"segment {name} of {size_bytes} bytes: {error.strerror}") from error
+            raise SegmentError(f"segment {name} of {size_bytes} bytes: {error}") from error
         return Segment(name, size_bytes, fd)
 
     def readonly_fd(self) -> int:

@@ -1,18 +1,20 @@
-"""What must be known about signatures and keys before a node starts, found out in a child process.
+"""What must be known about signatures and keys before a node starts, found out in another process.
 
-The child loads the verification backend, measures it, reads the validator's key and forgets it,
-and ends. So the process that becomes the supervisor maps no cryptography and holds no key, and a
-backend that crashes on this processor is a clear line instead of a dead node.
+That process (``python -m node.commands.preflight DATADIR``) loads the verification backend,
+measures it, reads the validator's key and forgets it, answers with a line of JSON, and ends. So
+the process that becomes the supervisor maps no cryptography and holds no key, and a backend that
+crashes on this processor is a clear line instead of a dead node.
 """
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-import multiprocess
 
 from node.errors import DatadirError, PreflightError
 from node.settings import NodeSettings
@@ -39,39 +41,41 @@ class _Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 def examine(settings: NodeSettings) -> Found:
-    """Choose and measure the backend and check the validator's key, in a child of its own.
+    """Choose and measure the backend and check the validator's key, in a process of its own.
 
-    Raises ``PreflightError`` if the child dies of it, else an ``OperatorError`` with its message.
+    Raises ``PreflightError`` if that process dies of it, else an ``OperatorError`` with its
+    message.
     """
-    context = multiprocess.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(settings, sending), daemon=True)
-    child.start()
-    sending.close()
     try:
-        answered = receiving.poll(TIMEOUT_S)
-        answer = receiving.recv_bytes() if answered else b""
-    except EOFError:
-        answer = b""
-    finally:
-        receiving.close()
-        child.join(1.0)
-        if child.is_alive():
-            child.kill()
-            child.join()
-    if not answer:
-        raise PreflightError(
-            f"trying verification backend {settings.backend} ended with status {child.exitcode}",
-            'set backend = "nacl" in section [verify] of config.toml',
+        done = subprocess.run(
+            [sys.executable, "-m", "node.commands.preflight", settings.datadir],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
-    result = msgspec.json.decode(answer, type=Found | _Refused)
-    if isinstance(result, _Refused):
-        raise OperatorError(result.message)
-    return result
+    except subprocess.TimeoutExpired:
+        raise PreflightError(
+            f"trying verification backend {settings.backend} took more than {TIMEOUT_S:.0f} s",
+            "see whether the machine is overloaded, and try again",
+        ) from None
+    try:
+        answer = msgspec.json.decode(done.stdout, type=Found | _Refused)
+    except msgspec.DecodeError:
+        said = done.stderr.decode(errors="replace").splitlines()[-1:]
+        raise PreflightError(
+            f"trying verification backend {settings.backend} ended with status {done.returncode} "
+            f"({said[0] if said else 'it said nothing'})",
+            'set backend = "nacl" in section [verify] of config.toml',
+        ) from None
+    if isinstance(answer, _Refused):
+        raise OperatorError(answer.message)
+    return answer
 
 
 def look(settings: NodeSettings) -> Found:
-    """The same in this process, for commands that end soon."""
+    """The same in this process."""
     from node.verification.select import measure, select_backend
 
     check_key(settings)
@@ -98,9 +102,16 @@ def check_key(settings: NodeSettings) -> str:
     return public
 
 
-def _child(settings: NodeSettings, sending: Connection) -> None:
+def _main(root: str) -> None:
+    from node.commands.loading import load
+    from node.datadir import Layout
+
     try:
-        answer: Found | _Refused = look(settings)
+        answer: Found | _Refused = look(load(Layout(Path(root)), terminal=False).settings)
     except OperatorError as error:
         answer = _Refused(error.message)
-    sending.send_bytes(msgspec.json.encode(answer))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

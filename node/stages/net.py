@@ -19,7 +19,7 @@ import zmq
 
 from node import logs
 from node.errors import ListenError
-from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, TX_HEADER_BYTES
+from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, WITNESS_BYTES
 from node.settings import NodeSettings
 from node.verdict import Verdict
 from pipeline.child import StageContext
@@ -218,7 +218,7 @@ class NetStage(Stage):
                 self._refuse(client, id_, Verdict.BUSY)
                 return
             account = self._clients[client] = _Client()
-        weights = _witness_counts(payload, lengths)
+        weights = _signature_weights(payload, lengths)
         request = _Request(self, client, id_, n_items)
         if account.unanswered >= MAX_UNANSWERED or not self._intake.offer(
             client, request, memoryview(payload), lengths, weights
@@ -272,17 +272,19 @@ class NetStage(Stage):
         self._log.error("transaction_quarantined", size=len(item), item=item.hex())
 
 
-def _witness_counts(payload: bytes, lengths: U32) -> U32:
-    """The number of signatures that each transaction claims, at least 1: u32[n]."""
-    if len(lengths) == 1:
-        claimed = payload[WITNESS_COUNT_AT] if len(payload) >= TX_HEADER_BYTES else 1
-        return np.array([max(1, claimed, len(payload) // QUEUE_WEIGHT_BYTES)], np.uint32)
-    starts = np.cumsum(lengths, dtype=np.uint32) - lengths
-    at = np.minimum(starts + np.uint32(WITNESS_COUNT_AT), np.uint32(max(0, len(payload) - 1)))
-    if not payload:
-        return np.ones(len(lengths), np.uint32)
-    counts = np.frombuffer(payload, np.uint8)[at].astype(np.uint32)
-    return np.maximum(np.maximum(counts, 1), lengths // np.uint32(QUEUE_WEIGHT_BYTES))
+def _signature_weights(payload: bytes, lengths: U32) -> U32:
+    """What each transaction costs to verify, in signatures: u32[n], at least 1.
+
+    It is the count of witnesses in its header, as far as its length can hold so many (a false count
+    is cheap to reject), or more for its bytes, so that a queue of few signatures is no large one.
+    """
+    bytes_ = np.frombuffer(payload or b"\0", np.uint8)
+    ends = np.cumsum(lengths, dtype=np.uint32)
+    at = np.minimum(ends - lengths + np.uint32(WITNESS_COUNT_AT), np.uint32(len(bytes_) - 1))
+    possible = lengths // np.uint32(WITNESS_BYTES)
+    claimed = np.minimum(bytes_[at], possible)
+    weights: U32 = np.maximum(claimed, lengths // np.uint32(QUEUE_WEIGHT_BYTES) + np.uint32(1))
+    return weights
 
 
 def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:

@@ -53,7 +53,7 @@ class SignatureTable:
     """
 
     __slots__ = (
-        "_message_base",
+        "_slot_addresses",
         "_slots",
         "capacity",
         "ids",
@@ -76,12 +76,14 @@ class SignatureTable:
         self._slots: Bytes = np.zeros((max(messages, 1), slot_bytes), dtype=np.uint8)
         self._slots[:, :SIGN_PREFIX_BYTES] = np.frombuffer(SIGN_PREFIX_SPEND, np.uint8)
         self.ids: Bytes = self._slots[:, SIGN_PREFIX_BYTES:SIGNED_MESSAGE_BYTES]
-        self._message_base = np.uint64(self._slots.ctypes.data)
+        self._slot_addresses: Words = np.arange(len(self._slots), dtype=np.uint64)
+        self._slot_addresses *= np.uint64(slot_bytes)
+        self._slot_addresses += np.uint64(self._slots.ctypes.data)
         rows = np.arange(self.capacity, dtype=np.uint64) * np.uint64(WITNESS_BYTES)
         self.keys: Words = rows + np.uint64(self.limbs.ctypes.data)
         self.rs: Words = self.keys + np.uint64(KEY_BYTES)
         self.ss: Words = self.rs + np.uint64(KEY_BYTES)
-        self.messages: Words = np.full(self.capacity, self._message_base, dtype=np.uint64)
+        self.messages: Words = np.full(self.capacity, self._slot_addresses[0])
         self.lengths = np.full(self.capacity, SIGNED_MESSAGE_BYTES, dtype=np.uint32)
         self.pointer_tables: tuple[int, int, int, int, int] = (
             self.rs.ctypes.data,
@@ -93,9 +95,7 @@ class SignatureTable:
 
     def point(self, message_of: npt.NDArray[np.intp]) -> None:
         """Say that signature ``k`` signs message ``message_of[k]``."""
-        addresses = self.messages[: len(message_of)]
-        np.multiply(message_of, self._slots.shape[1], out=addresses, casting="unsafe")
-        addresses += self._message_base
+        self.messages[: len(message_of)] = self._slot_addresses[message_of]
 
     def put(self, row: int, key: bytes, signature: bytes, message: bytes) -> None:
         """Fill ``row`` by hand: key[32], signature[64] and any message that fits a slot.
@@ -108,7 +108,7 @@ class SignatureTable:
         self.witnesses[row] = np.frombuffer(key + signature, dtype=np.uint8)
         self._slots[row, : len(message)] = np.frombuffer(message, dtype=np.uint8)
         self.lengths[row] = len(message)
-        self.messages[row] = self._message_base + np.uint64(row * self._slots.shape[1])
+        self.messages[row] = self._slot_addresses[row]
 
 
 class Backend(Protocol):

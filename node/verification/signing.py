@@ -108,4 +108,4 @@ def _rows(array: Bytes, width: int) -> Bytes:
 
 def _checked(status: int) -> None:
     if status:
-        raise RuntimeError(f"libcrypto_mb refused to sign: status {status:#010x}")
+        raise RuntimeError(f"libcrypto_mb refused: status {status:#010x}")

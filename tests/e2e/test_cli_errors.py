@@ -313,6 +313,17 @@ def test_a_damaged_store(d: Path) -> None:
     assert str(d / "store") in refused("check", "--datadir", d)
 
 
+def test_what_a_stage_finds_out_is_said_at_the_end(d: Path) -> None:
+    """The store is opened by a stage: its message still ends as the operator's line."""
+    (d / "store" / "CURRENT").write_text("nothing\n")
+    done = timed("run", "--datadir", d)
+    assert done.returncode == 2
+    *log, last = done.stderr.splitlines()
+    assert last.startswith("timed: ")
+    assert str(d / "store") in last
+    assert all(json.loads(line)["event"] for line in log)
+
+
 def test_lost_blocks_are_noticed(d: Path) -> None:
     shutil.rmtree(d / "store")
     assert str(d / "store") in refused("check", "--datadir", d)

@@ -142,7 +142,9 @@ class Comparison(RuleBasedStateMachine):
         check_selection(self.fast, self.chain, selection)
         assert len(selection.txids) <= max_count
         assert sum(map(len, selection.transactions)) <= max_bytes
-        self.commit([Payment(*pair) for pair in zip(selection.txids, selection.transactions)])
+        self.commit(
+            [Payment(*pair) for pair in zip(selection.txids, selection.transactions, strict=True)]
+        )
 
     @rule(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 8))
     def foreign_block(self, seed: int, count: int) -> None:
@@ -255,4 +257,249 @@ def test_long_lives_agree_with_the_model(seed: int) -> None:
                 life.withdraw()
             case 8:
                 life.wait(rng.randrange(1, 600))
+            case _:
+                pass
         life.all_agree()
+
+
+# -- policy, one rule at a time -----------------------------------------------------------------
+
+
+def limits(**changes: int) -> PolicyLimits:
+    return replace(WIDE, **changes)
+
+
+def spend(source: Payment, index: int, owner: bytes, value: int, to: bytes = CAROL) -> Payment:
+    return pay([(source.out(index), owner)], [(value, to)])
+
+
+@pytest.fixture
+def chain() -> Chain:
+    return Chain()
+
+
+@pytest.fixture
+def coins(chain: Chain) -> Payment:
+    """Twenty outputs of 100,000 units that Alice owns."""
+    return chain.fund(*[(100_000, ALICE)] * 20)
+
+
+def test_replacement_pays_more_than_all_it_removes(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(replacement_increment=50), 0)
+    parent = spend(coins, 0, ALICE, 99_000, ALICE)  # fee 1,000
+    child = spend(parent, 0, ALICE, 97_000)  # fee 2,000
+    admit(pool, parent, child)
+    assert submit(pool, spend(coins, 0, ALICE, 100_000 - 3_049)) == [Verdict.REPLACEMENT_FEE]
+    assert pending(pool) == [parent.txid, child.txid]
+    dearer = spend(coins, 0, ALICE, 100_000 - 3_050)
+    admit(pool, dearer)
+    assert pending(pool) == [dearer.txid]
+    assert pool.counters.replaced == 2
+    check(pool, chain)
+
+
+def test_replacement_of_a_large_family_is_refused(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(max_replaced=3), 0)
+    parent = pay([(coins.out(), ALICE)], [(30_000, ALICE)] * 3)
+    children = [spend(parent, i, ALICE, 29_000) for i in range(3)]
+    admit(pool, parent, *children)
+    assert submit(pool, spend(coins, 0, ALICE, 1)) == [Verdict.CONFLICT]
+    assert len(pool) == 4
+
+
+def test_a_transaction_cannot_replace_its_own_ancestor(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    parent = spend(coins, 0, ALICE, 99_000, ALICE)
+    admit(pool, parent)
+    both = pay([(parent.out(), ALICE), (coins.out(), ALICE)], [(10, BOB)])
+    assert submit(pool, both) == [Verdict.CONFLICT]
+    assert pending(pool) == [parent.txid]
+
+
+def test_pinned_is_neither_replaced_nor_evicted_nor_expired(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(max_count=2), 0)
+    parent = spend(coins, 0, ALICE, 99_900, ALICE)
+    child = spend(parent, 0, ALICE, 99_700)
+    admit(pool, parent, child)
+    pool.pin([child.txid])
+    pool.pin([child.txid])
+    pool.unpin([child.txid])  # a second proposal still names it
+    assert submit(pool, spend(coins, 0, ALICE, 1)) == [Verdict.CONFLICT]
+    assert submit(pool, spend(coins, 1, ALICE, 1)) == [Verdict.MEMPOOL_FULL]
+    assert pool.expire(2 * HOUR_MS) == 0
+    assert pending(pool) == [parent.txid, child.txid]
+    pool.unpin([child.txid])
+    admit(pool, spend(coins, 1, ALICE, 1))
+    assert pending(pool)[0] == parent.txid  # the child left first: nobody can mine it alone
+    assert pool.counters.evicted == 1
+    assert pool.expire(2 * HOUR_MS) == 2
+
+
+def test_a_pin_may_come_before_its_transaction(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    payment = spend(coins, 0, ALICE, 99_000)
+    pool.pin([payment.txid])
+    admit(pool, payment)
+    assert submit(pool, spend(coins, 0, ALICE, 1)) == [Verdict.CONFLICT]
+    commit(pool, chain, payment)
+    assert pool.pinned_count == 0
+    pool.unpin([payment.txid])
+    assert pool.pinned_count == 0
+
+
+def test_eviction_takes_the_lowest_rates_and_the_newest_of_equals(
+    chain: Chain, coins: Payment
+) -> None:
+    pool = Mempool(chain, limits(max_count=4), 0)
+    fees = [500, 300, 300, 400]
+    held = [spend(coins, i, ALICE, 100_000 - fee) for i, fee in enumerate(fees)]
+    admit(pool, *held)
+    assert submit(pool, spend(coins, 4, ALICE, 99_700)) == [Verdict.MEMPOOL_FULL]
+    newcomers = [spend(coins, i, ALICE, 99_000) for i in range(5, 9)]
+    gone = [held[2], held[1], held[3], held[0]]
+    for count, newcomer in enumerate(newcomers, 1):
+        admit(pool, newcomer)
+        expected = [p.txid for p in held if p not in gone[:count]]
+        assert pending(pool) == expected + [p.txid for p in newcomers[:count]]
+        check(pool, chain)
+    assert pool.counters.evicted == 4
+
+
+def test_a_large_newcomer_evicts_as_many_as_it_needs_or_none(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(max_bytes=MAX_TX_BYTES), 0)
+
+    def large(inputs: list[bytes], fee: int) -> Payment:
+        rest = [(10, BOB)] * 254
+        value = 100_000 * len(inputs) - 2_540 - fee
+        return pay([(outpoint, ALICE) for outpoint in inputs], [*rest, (value, BOB)])
+
+    held = [large([coins.out(i)], fee) for i, fee in enumerate([7_000, 17_000, 27_000, 37_000])]
+    admit(pool, *held)
+    sources = chain.fund(*[(100_000, ALICE)] * 80)
+    inputs = [sources.out(i) for i in range(80)]
+    between = large(inputs, 15_000)  # needs the room of two, and pays a better rate than one
+    dearer = large(inputs, 40_000)
+    assert pool.size_bytes + len(dearer.raw) - len(held[0].raw) > MAX_TX_BYTES
+    assert submit(pool, between) == [Verdict.MEMPOOL_FULL]
+    assert pending(pool) == [p.txid for p in held]
+    admit(pool, dearer)
+    assert pending(pool) == [held[2].txid, held[3].txid, dearer.txid]
+    assert pool.counters.evicted == 2
+    check(pool, chain)
+
+
+def test_a_rich_child_does_not_carry_its_poor_parent(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(max_count=3), 0)
+    parent = spend(coins, 0, ALICE, 99_990, ALICE)
+    child = spend(parent, 0, ALICE, 50_000)
+    middling = spend(coins, 1, ALICE, 99_000)
+    admit(pool, parent, child, middling)
+    assert pool.select(10_000, 1).txids == [middling.txid]
+    assert pool.select(10_000, 2).txids == [middling.txid, parent.txid]
+    commit(pool, chain, parent)
+    assert pool.select(10_000, 1).txids == [child.txid]  # ranks by itself from now on
+    admit(pool, spend(coins, 2, ALICE, 98_000), spend(coins, 3, ALICE, 97_000))
+    assert child.txid in pool
+    assert middling.txid not in pool
+
+
+def test_ancestors_are_limited_and_forgotten_when_final(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(max_ancestors=3), 0)
+    line = [spend(coins, 0, ALICE, 99_000, ALICE)]
+    for step in range(1, 5):
+        line.append(spend(line[-1], 0, ALICE, 99_000 - 1_000 * step, ALICE))
+    assert submit(pool, *line[:4]) == [Verdict.ADMITTED] * 3 + [Verdict.TOO_MANY_ANCESTORS]
+    commit(pool, chain, *line[:2])
+    admit(pool, *line[3:5])
+    check(pool, chain)
+
+
+def test_shared_ancestors_count_once(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, limits(max_ancestors=4), 0)
+    root = pay([(coins.out(), ALICE)], [(30_000, ALICE)] * 2)
+    left, right = (spend(root, i, ALICE, 29_000, ALICE) for i in range(2))
+    join = pay([(left.out(), ALICE), (right.out(), ALICE)], [(57_000, ALICE)])
+    admit(pool, root, left, right, join)
+    assert submit(pool, spend(join, 0, ALICE, 50_000)) == [Verdict.TOO_MANY_ANCESTORS]
+
+
+def test_expiry_takes_descendants_and_orphans(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    parent = spend(coins, 0, ALICE, 99_000, ALICE)
+    child = spend(parent, 0, ALICE, 98_000)
+    other = spend(coins, 1, ALICE, 99_000)
+    admit(pool, parent)
+    submit(pool, spend(spend(coins, 5, ALICE, 9_000), 0, CAROL, 8_000))
+    admit(pool, child, other, now_ms=HOUR_MS - 1)
+    assert pool.expire(HOUR_MS - 1) == 0
+    assert pool.orphan_count == 1
+    assert pool.expire(HOUR_MS) == 2
+    assert pending(pool) == [other.txid]
+    assert (pool.counters.expired, pool.counters.orphans_expired) == (2, 1)
+    check(pool, chain)
+
+
+def test_a_block_drops_what_conflicts_with_it_even_when_pinned(
+    chain: Chain, coins: Payment
+) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    loser = spend(coins, 0, ALICE, 99_000, ALICE)
+    heir = spend(loser, 0, ALICE, 98_000)
+    bystander = spend(coins, 1, ALICE, 99_000)
+    included = spend(coins, 2, ALICE, 99_000)
+    admit(pool, loser, heir, bystander, included)
+    pool.pin([heir.txid])
+    winner = spend(coins, 0, ALICE, 50_000)
+    commit(pool, chain, winner, included)
+    assert pending(pool) == [bystander.txid]
+    assert (pool.counters.finalised, pool.counters.conflicted) == (1, 2)
+    assert pool.pinned_count == 0
+    assert submit(pool, winner, loser, included) == [
+        Verdict.FINAL,
+        Verdict.SPENT_INPUT,
+        Verdict.FINAL,
+    ]
+    check(pool, chain)
+
+
+def test_a_full_block_passes_over_what_does_not_fit(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    wide = pay([(coins.out(), ALICE)], [(10, BOB)] * 200)  # the best rate of all
+    heir = spend(wide, 0, BOB, 1)
+    small = [spend(coins, i, ALICE, 99_000) for i in range(1, 4)]
+    admit(pool, wide, heir, *small)
+    selection = pool.select(len(small[0].raw) * 2, 10)
+    assert selection.txids == [small[0].txid, small[1].txid]
+    assert selection.fees == 2_000
+    assert pool.select(100, 10) == Selection([], [], 0)
+    assert pool.select(10**9, 0) == Selection([], [], 0)
+
+
+def test_everything_is_selected_in_order_of_arrival_when_it_fits(
+    chain: Chain, coins: Payment
+) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    payments = [spend(coins, i, ALICE, 99_000 + i) for i in range(10)]
+    admit(pool, *payments)
+    assert pool.select(10**9, 10) == Selection(
+        [p.txid for p in payments], [p.raw for p in payments], sum(1_000 - i for i in range(10))
+    )
+
+
+def test_totals_of_an_earlier_life_are_resumed(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    pool.resume(Counters(admitted=10, finalised=6, evicted=1))
+    assert pool.counters.lost_at_restart == 3
+    admit(pool, spend(coins, 0, ALICE, 99_000))
+    assert pool.counters.pending == 1
+    with pytest.raises(ValueError, match="before anything was admitted"):
+        pool.resume(Counters())
+    assert set(TOTALS) < {f.name for f in fields(Counters)}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(PolicyLimits)])
+def test_impossible_limits_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is -1; set it to"):
+        replace(WIDE, **{name: -1})
+    with pytest.raises(ValueError, match=r"relay_fee_per_kb is .* or less"):
+        limits(relay_fee_per_kb=10**15)

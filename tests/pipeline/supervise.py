@@ -26,7 +26,9 @@ def topology(options):
     build = "supervised_stages:build"
 
     def stage(name, role, **more):
-        return StageSpec(name, build, role, **({"stall_ms": 1000} | more))
+        return StageSpec(
+            name, build, role, **({"stall_ms": options.get("stall_ms", 20_000)} | more)
+        )
 
     fused = "both" if options.get("fused") else None
     workers = {"process": fused} if fused else {"count": 2, "nice": 3}
@@ -34,7 +36,7 @@ def topology(options):
         stages=(
             stage("intake", Role.INTAKE, process=fused),
             stage("work", Role.WORKER, **workers),
-            stage("sink", Role.SINK, stall_ms=options.get("sink_stall_ms", 1000)),
+            stage("sink", Role.SINK),
             stage("side", Role.SIDE, expendable=True),
         ),
         links=(

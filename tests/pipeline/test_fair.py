@@ -43,17 +43,21 @@ class Life(RuleBasedStateMachine):
     def active(self) -> int:
         return sum(bool(items) for items in self.model.values())
 
-    @rule(source=names(6), weight=st.integers(1, 15) | st.just(41))
-    def offer(self, source: bytes, weight: int) -> None:
-        fits = (
-            self.weight(source) + weight <= 40
-            and self.total + weight <= 100
-            and (bool(self.model[source]) or self.active < 4)
-        )
-        assert self.queue.offer(source, weight, self.number) == fits
-        if fits:
-            self.model[source].append((weight, self.number))
-        self.number += 1
+    @rule(
+        source=names(6),
+        weights=st.lists(st.integers(1, 12) | st.just(41), min_size=1, max_size=6),
+    )
+    def offer(self, source: bytes, weights: list[int]) -> None:
+        for weight in weights:
+            fits = (
+                self.weight(source) + weight <= 40
+                and self.total + weight <= 100
+                and (bool(self.model[source]) or self.active < 4)
+            )
+            assert self.queue.offer(source, weight, self.number) == fits
+            if fits:
+                self.model[source].append((weight, self.number))
+            self.number += 1
 
     @rule(budget=st.integers(-1, 20))
     def take(self, budget: int) -> None:

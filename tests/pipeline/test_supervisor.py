@@ -388,7 +388,7 @@ def test_what_only_a_person_can_help_stops_the_pipeline_with_its_message(pipelin
 
 
 def test_processes_that_misbehave_are_killed_and_started_again(start):
-    pipeline = start()
+    pipeline = start({"stall_ms": 2000})
     pipeline.order("work-0", "flood")
     pipeline.order("work-1", "hang")
     pipeline.order("side", "nonsense")
@@ -435,7 +435,7 @@ def test_a_process_over_its_memory_limit_is_killed_and_started_again(start):
 
 
 def test_a_process_that_does_not_stop_is_killed_and_the_status_says_so(start):
-    pipeline = start({"stop_deadline_ms": 200, "sink_stall_ms": 60_000})
+    pipeline = start({"stop_deadline_ms": 200, "stall_ms": 60_000})
     pipeline.order("sink", "never stop")
     assert pipeline.stop() == 1
     assert "sink did not stop in order: SIGKILL" in pipeline.events("returned")[0]["failure"]

@@ -1,7 +1,8 @@
 """The mempool's rules written the slow and obvious way, to compare the real one with.
 
-No index, no arrays, nothing kept that can be computed: every question is a walk over all entries. Takes
-the same trays and blocks as ``node.mempool`` and must give the same verdicts and hold the same things.
+No index, no arrays, nothing kept that can be computed: every question is a walk over all entries.
+Takes the same trays and blocks as ``node.mempool``, and must give the same verdicts and hold the
+same transactions. ``check`` states what must hold for a mempool at every moment.
 """
 
 from __future__ import annotations

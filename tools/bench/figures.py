@@ -146,9 +146,7 @@ def targets(figures: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def table(
-    figures: Mapping[str, float], rounds: Sequence[Mapping[str, float]], title: str
-) -> Table:
+def table(figures: Mapping[str, float], rounds: Sequence[Mapping[str, float]], title: str) -> Table:
     """The figures for people, with the range over the rounds."""
     shown = Table(title=title, title_justify="left")
     for heading in ("figure", "median", "range", "unit", "floor", "aim", "", "meaning"):
@@ -162,7 +160,7 @@ def table(
         shown.add_row(
             figure.key,
             number(figures[figure.key]),
-            f"{number(min(values))} – {number(max(values))}" if len(values) > 1 else "",
+            f"{number(min(values))} .. {number(max(values))}" if len(values) > 1 else "",
             figure.unit,
             "" if figure.floor is None else number(figure.floor),
             "" if figure.aim is None else number(figure.aim),

@@ -26,11 +26,12 @@ from typing import Any, Final
 from pipeline.errors import NoNodeError
 from pipeline.status import ask_status, fetch_metrics
 from tools.bench.errors import BenchError, BenchFailed
-from tools.bench.process import cpu_ns, descendants, die_with_parent, pss_bytes
+from tools.bench.process import cpu_ns, descendants, die_with_parent, pss_bytes, wait_gone
 from tools.bench.samples import Sample
 
 READY_TIMEOUT_S: Final = 120.0  # a cold disk and a large set
 STOP_TIMEOUT_S: Final = 60.0
+KILL_AFTER_S: Final = 5.0
 LOG_TAIL_LINES: Final = 12
 
 _NEVER_WRITTEN_AGAIN: Final = (".sst", ".alloc")
@@ -142,7 +143,9 @@ class RunningNode:
                 pss_bytes=pss_bytes(self._pids.values()) if memory else None,
             )
         except ProcessLookupError as error:
-            raise self._failed(f"a process of the node died while it was measured ({error})")
+            raise self._failed(
+                f"a process of the node died while it was measured ({error})"
+            ) from None
 
     def _start(self) -> None:
         name = f"time-bench-{os.getpid()}-{next(_numbers)}"
@@ -211,13 +214,16 @@ class RunningNode:
         if process is None:
             return
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            below = descendants(process.pid)
             try:
-                process.wait(5.0)
-            except BaseException:  # it does not hear, or a second Ctrl-C: its children die with it
+                process.send_signal(signal.SIGTERM)
+                process.wait(KILL_AFTER_S)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:  # it does not hear, or a second Ctrl-C
                 process.kill()
                 process.wait()
-                raise
+                wait_gone(below, KILL_AFTER_S)  # they die with it
 
     def _failed(self, why: str) -> BenchFailed:
         try:

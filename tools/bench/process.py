@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import psutil
-
 _PR_SET_PDEATHSIG: Final = 1
+_POLL_S: Final = 0.01
 _CPUCLOCK_SCHED: Final = 2  # run time by the scheduler's own clock, of all threads
 
 
@@ -37,7 +36,7 @@ def pss_bytes(pids: Iterable[int]) -> int:
     for pid in pids:
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             raise ProcessLookupError(f"no process {pid}") from None
         lines = [line.split() for line in text.splitlines()]
         total += sum(int(words[1]) for words in lines if words[0] == "Pss:") * 1024
@@ -45,14 +44,38 @@ def pss_bytes(pids: Iterable[int]) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids of everything below a process, children first; those that wait to be reaped
-    are none.
-    """
-    return [
-        child.pid
-        for child in psutil.Process(pid).children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
+    """Process ids of everything that a process started, directly or not, and that still runs."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := _state_and_parent(int(entry.name))) is not None:
+            children.setdefault(found[1], []).append(int(entry.name))
+    below: list[int] = []
+    waiting = [pid]
+    while waiting:
+        found_here = children.get(waiting.pop(), [])
+        below += found_here
+        waiting += found_here
+    return below
+
+
+def wait_gone(pids: Iterable[int], timeout_s: float) -> list[int]:
+    """Wait until none of the processes runs any more; returns those that still do."""
+    deadline = time.monotonic() + timeout_s
+    left = [pid for pid in pids if _state_and_parent(pid) is not None]
+    while left and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        left = [pid for pid in left if _state_and_parent(pid) is not None]
+    return left
+
+
+def _state_and_parent(pid: int) -> tuple[str, int] | None:
+    """State letter and parent of a process; None if there is none, or one that has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent = stat.rpartition(")")[2].split()[:2]  # a name may hold spaces and parentheses
+    return None if state in "ZX" else (state, int(parent))
 
 
 def die_with_parent() -> None:

@@ -36,6 +36,8 @@ RIVAL_LOST = frozenset((Verdict.CONFLICT, Verdict.REPLACEMENT_FEE, Verdict.SPENT
 AGAIN = frozenset((Verdict.KNOWN, Verdict.FINAL))
 """What is said of a transaction that the node had before: legal where requests are repeated."""
 
+_NEWS_HEAD_BYTES = ID_BYTES + BLOCK_HEADER_BYTES
+
 assert NO_VERDICT not in set(Verdict)
 
 
@@ -179,12 +181,17 @@ class Ledger:
         """Note verdicts that nothing asked for (any more)."""
         self._fault(Fault.DOUBLE_VERDICT, n_verdicts, what)
 
-    def announced(
-        self, block_id: bytes, header: bytes, txids: bytes, sequence: int, now_ns: int
-    ) -> int:
-        """Note a "finalised" notification; returns how many transactions of ours became final."""
+    def announced(self, body: bytes, sequence: int, now_ns: int) -> int:
+        """Note a "finalised" notification; returns how many transactions of ours became final.
+
+        ``body`` is the block's id, its header and the ids of its transactions.
+        """
         self._check_sequence(sequence)
-        if not self._check_block(block_id, header, txids):
+        if len(body) < _NEWS_HEAD_BYTES or (len(body) - _NEWS_HEAD_BYTES) % ID_BYTES:
+            self.malformed(f"a notification of {len(body)} bytes")
+            return 0
+        txids = body[_NEWS_HEAD_BYTES:]
+        if not self._check_block(body[:ID_BYTES], body[ID_BYTES:_NEWS_HEAD_BYTES], txids):
             return 0
         return self._finalised(txids, now_ns)
 
@@ -200,8 +207,11 @@ class Ledger:
         return max(0, self.n_held - self.n_final)
 
     def unconfirmed(self) -> npt.NDArray[np.int64]:
-        """Return the indices of what the node said that it has, and that is not final."""
-        held = self.held | (self.verdicts < 16)
+        """Return the indices of what the node said that it has, and that is not final.
+
+        What it had, and rejected when it was asked again, is settled.
+        """
+        held = (self.verdicts < 16) | (self.held & np.isin(self.verdicts, list(SHED)))
         return np.flatnonzero(held & (self.final_ns == 0))
 
     def unanswered(self) -> npt.NDArray[np.int64]:
@@ -233,9 +243,6 @@ class Ledger:
 
     def _check_block(self, block_id: bytes, header_bytes: bytes, txids: bytes) -> bool:
         """Judge a block against itself and the ones before; returns whether its ids are news."""
-        if len(header_bytes) != BLOCK_HEADER_BYTES or len(txids) % ID_BYTES:
-            self.malformed("a notification of impossible length")
-            return False
         header = BlockHeader.decode(header_bytes)
         height = header.height
         known = self.blocks.get(height)

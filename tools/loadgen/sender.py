@@ -25,7 +25,7 @@ import numpy.typing as npt
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from node.params import BLOCK_HEADER_BYTES, ID_BYTES, INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
+from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
 from tools.loadgen.errors import LoadError
 from tools.loadgen.expected import SHED, Ledger
 from tools.loadgen.pace import NS_PER_S, Timetable
@@ -33,6 +33,7 @@ from tools.loadgen.report import Report, make_report
 from tools.loadgen.workload_file import Workload
 
 TOPIC_FINALISED = b"finalised"
+SEQUENCE_BYTES = 4
 MAX_IN_FLIGHT = 64  # a node's limit of unanswered requests for each client
 MAX_CLIENTS = 64
 MAX_RATE_PER_S = 10_000_000.0
@@ -224,6 +225,7 @@ class _Loop:
             "late_verdicts": 0,
             "disconnects": 0,
             "reconnects": 0,
+            "timed_out": 0,
         }
 
     # Connecting.
@@ -308,29 +310,32 @@ class _Loop:
             if stop_ns is not None and now >= stop_ns:
                 self._stop_at = min(self._stop_at, self._next)
             self._send(now)
-            if now >= housekeeping_ns:
+            if due := now >= housekeeping_ns:
                 housekeeping_ns = now + HOUSEKEEPING_NS
                 self._watch_connections()
                 self._expire(now)
-                idle = not self._outstanding and not self._repeats and ledger.n_unconfirmed == 0
+                idle = self._next < self._stop_at and not (
+                    self._outstanding or self._repeats or ledger.n_unconfirmed
+                )
                 if (ledger.n_answered, ledger.n_final) != moved or idle:
                     moved, moved_ns = (ledger.n_answered, ledger.n_final), now
                 if now - moved_ns > self._answer_ns and now - asked_ns > self._answer_ns:
                     asked_ns = now
                     self._unblock(now)
                 if now - moved_ns > self._drain_ns:
+                    self._events["timed_out"] = 1
                     return
             if now >= progress_ns:
                 progress_ns += NS_PER_S
                 before = self._tell(now, before)
-            if self._next >= self._stop_at and self._settled():
+            if self._next >= self._stop_at and (due or not ledger.n_unconfirmed) and self._settled():
                 return
             self._wait(descriptors, min(housekeeping_ns, progress_ns))
 
     def _settled(self) -> bool:
-        if self._outstanding or self._repeats or self._ledger.n_unconfirmed:
+        if self._outstanding or self._repeats:
             return False
-        # The counters are sums and may hide a wrong answer behind another; the arrays do not.
+        # Counters are sums, in which one wrong answer may hide another; the arrays are exact.
         return not len(self._ledger.unconfirmed()) and not len(self._ledger.unanswered())
 
     def _wait(self, descriptors: list[int], until_ns: int) -> None:
@@ -476,19 +481,13 @@ class _Loop:
                 frames = self._news.recv_multipart(NOBLOCK)
             except zmq.Again:
                 return
-            if len(frames) != 3 or len(frames[2]) != 4 or len(frames[1]) < _NEWS_HEAD_BYTES:
-                self._ledger.malformed("a notification that is none")
+            if frames[0] != TOPIC_FINALISED:  # subscriptions are by prefix
                 continue
-            if frames[0] != TOPIC_FINALISED:
+            if len(frames) != 3 or len(frames[2]) != SEQUENCE_BYTES:
+                self._ledger.malformed("a notification without body or sequence number")
                 continue
-            body = frames[1]
-            self._ledger.announced(
-                body[:ID_BYTES],
-                body[ID_BYTES:_NEWS_HEAD_BYTES],
-                body[_NEWS_HEAD_BYTES:],
-                int.from_bytes(frames[2], "little"),
-                time.monotonic_ns(),
-            )
+            sequence = int.from_bytes(frames[2], "little")
+            self._ledger.announced(frames[1], sequence, time.monotonic_ns())
 
     # Housekeeping.
 
@@ -507,11 +506,13 @@ class _Loop:
 
     def _unblock(self, now: int) -> None:
         """Nothing moves: ask again about what is open, or send more without waiting for it."""
+        unconfirmed = self._ledger.unconfirmed()
         if not self._options.resubmit:
             self._written_off = self._ledger.n_unconfirmed
-        elif not self._outstanding and not self._repeats:
-            pending = np.union1d(self._ledger.unconfirmed(), self._ledger.unanswered())
-            self._repeat(pending, now)
+            return
+        self._written_off = self._ledger.n_unconfirmed - len(unconfirmed)
+        if not self._outstanding and not self._repeats:
+            self._repeat(np.union1d(unconfirmed, self._ledger.unanswered()), now)
 
     def _watch_connections(self) -> None:
         for monitor in self._monitors:
@@ -560,7 +561,6 @@ class _Loop:
 
 
 _SHED_BYTES = frozenset(int(code) for code in SHED)
-_NEWS_HEAD_BYTES = ID_BYTES + BLOCK_HEADER_BYTES
 
 
 def _descriptor(sock: zmq.Socket[bytes]) -> int:

@@ -28,7 +28,7 @@ from node.transaction import (
     txid,
 )
 from node.verdict import Verdict
-from node.verification.batch import BatchCounts, BatchVerifier
+from node.verification.batch import FEW_BYTES, BatchCounts, BatchVerifier
 from node.verification.columns import VerdictColumns
 from node.verification.nacl import NaclBackend
 from node.verification.signatures import Backend
@@ -37,7 +37,7 @@ SALT = b"salt of a chain."
 DUST = 1000
 MAX_ITEMS = 300
 TRAY_BYTES = 64 * 1024
-VECTORISED, ONE_BY_ONE = 0, TRAY_BYTES
+VECTORISED, ONE_BY_ONE = 0, 1 << 30
 OWNERS = [SigningKey(bytes([seed]) * 32) for seed in range(6)]
 SEEDS = {bytes(owner.verify_key): owner for owner in OWNERS}
 SHAPES = [(1, 2, 1), (1, 1, 1), (4, 2, 4), (2, 2, 1), (3, 1, 2), (5, 3, 5), (2, 4, 2), (9, 1, 3)]
@@ -240,7 +240,15 @@ def broken_in_every_way() -> dict[Verdict, list[bytes]]:
             made([Input(points[0].outpoint, 255)], 1, fine),
         ],
         Verdict.WITNESS_UNUSED: [made(points, 2, fine), made([points[0], second], 3, fine)],
-        Verdict.WITNESS_REPEATED: [made([points[0], second], 2, fine, one_owner=True)],
+        Verdict.WITNESS_REPEATED: [
+            made([points[0], second], 2, fine, one_owner=True),
+            sign(  # apart from each other
+                [points[0], second, Input(points[2].outpoint, 2)],
+                fine,
+                [OWNERS[0], OWNERS[1], OWNERS[0]],
+                SALT,
+            ),
+        ],
         Verdict.DUPLICATE_INPUT: [
             made([points[0]] * 2, 1, fine),
             made([*points, points[2]], 1, fine),
@@ -275,7 +283,7 @@ def test_every_rule_alone_and_together(few_bytes: int) -> None:
 
 
 def test_scratch_memory_carries_nothing_over(backend: Backend) -> None:
-    both_ways = verifier(backend, 2048)
+    both_ways = verifier(backend, FEW_BYTES)
     assert set(check(both_ways, PAYMENTS)) == {Verdict.ADMITTED}
     for raws in (PAYMENTS[:1], PAYMENTS[3:4] * 2, PAYMENTS[::-1], [], PAYMENTS[2:13]):
         check(both_ways, raws)
@@ -344,6 +352,6 @@ def test_one_bad_witness_set_does_not_taint_a_good_one(backend: Backend) -> None
 def test_offsets_outside_the_tray_are_refused(offsets: list[int], match: str) -> None:
     payload, _ = tray(PAYMENTS)
     with pytest.raises(ValueError, match=match):
-        verifier(NaclBackend(), 2048).verify(
+        verifier(NaclBackend(), FEW_BYTES).verify(
             payload, np.array(offsets, dtype=np.uint32), used_columns()
         )

@@ -1,0 +1,110 @@
+"""The validator's key file: who may read it, and what it may hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from node.keys import KeyFileError, create_key_file, read_key_file
+
+SEED = bytes(range(32))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "validator.key"
+    created = create_key_file(path, SEED)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert bytes(read_key_file(path)) == bytes(created) == SEED
+
+
+def test_the_umask_does_not_matter(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        create_key_file(tmp_path / "key", SEED)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    with pytest.raises(KeyFileError, match="never overwritten"):
+        create_key_file(path, bytes(32))
+    assert bytes(read_key_file(path)) == SEED
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="cannot create .*nowhere"):
+        create_key_file(tmp_path / "nowhere" / "key", SEED)
+
+
+def test_a_seed_of_another_length_is_ours_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        create_key_file(tmp_path / "key", SEED[1:])
+    assert not (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o601, 0o660, 0o777])
+def test_a_key_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    path.chmod(mode)
+    with pytest.raises(KeyFileError, match=f"{mode:04o}.*chmod 600"):
+        read_key_file(path)
+
+
+def test_links_directories_and_pipes_are_refused(tmp_path: Path) -> None:
+    create_key_file(tmp_path / "key", SEED)
+    (tmp_path / "link").symlink_to(tmp_path / "key")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("link", "pipe", "."):
+        with pytest.raises(KeyFileError, match="the key file itself"):
+            read_key_file(tmp_path / name)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="no validator key at .*; restore it"):
+        read_key_file(tmp_path / "key")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_key_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(KeyFileError, match="belongs to user 65534"):
+        read_key_file(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 100,
+        SEED.hex().encode(),
+        b"timed-validator-key 1 " + SEED.hex().encode()[:-2],
+        b"timed-validator-key 1 " + SEED.hex().upper().encode(),
+        b"timed-validator-key 1 " + b"g" * 64,
+        b"timed-validator-key 1 " + SEED.hex().encode() + b" more",
+        b"another-key 1 " + SEED.hex().encode(),
+    ],
+)
+def test_a_damaged_key_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match="does not hold") as caught:
+        read_key_file(path)
+    assert SEED.hex()[:8] not in caught.value.message.lower()
+
+
+def test_a_newer_format_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(f"timed-validator-key 2 {SEED.hex()}\n")
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match="format 2"):
+        read_key_file(path)

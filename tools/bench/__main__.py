@@ -1,0 +1,184 @@
+"""``time-bench``: what the node is worth on this machine, as a table and as JSON.
+
+Arguments come in, progress goes to standard error, the table to standard output; ``rounds`` does
+the work. Exit status: 0 everything was measured (whatever the figures are), 1 the node misbehaved
+while it was measured, 2 the benchmark cannot be carried out, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+
+from tools.bench import rounds
+from tools.bench.errors import BenchError, BenchFailed
+from tools.bench.figures import table
+from tools.bench.plan import QUICK, Scale
+from tools.bench.workloads import Workbench
+
+STATUS_FAILED = 1
+STATUS_USAGE = 2
+STATUS_INTERRUPTED = 128 + signal.SIGINT
+PLAIN_WIDTH = 160  # columns of the table when it does not go to a terminal
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmarks: everything is measured side by side in one run.",
+    epilog="Exit status: 0 measured; 1 the node misbehaved; 2 not carried out; 130 interrupted.",
+)
+
+
+@app.callback()
+def _options() -> None:
+    """Benchmarks: everything is measured side by side in one run."""
+
+
+@app.command("node")
+def node_command(
+    rounds_: Annotated[
+        int | None,
+        typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long each load lasts, at least [default: 10]."),
+    ] = None,
+    transactions: Annotated[
+        int | None,
+        typer.Option(help="How many transactions each load has, at least [default: 300000]."),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where to put workloads and nodes; a real disk [default: a new one]."),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave them there; the workloads can be used again."),
+    ] = False,
+) -> None:
+    """Measure the whole node, durable, with real processes: rates beside raw signature
+    verification, CPU by stage, loop lag, latencies, memory, idle costs.
+    """
+    scale = QUICK if quick else Scale()
+    scale = dataclasses.replace(
+        scale,
+        rounds=scale.rounds if rounds_ is None else rounds_,
+        seconds=scale.seconds if seconds is None else seconds,
+        transactions=scale.transactions if transactions is None else transactions,
+    )
+    if json is not None and not json.absolute().parent.is_dir():
+        raise BenchError(f"{json.parent} is not a directory", "create it, or correct --json")
+    bench = Workbench(_working_directory(work), keep=keep)
+    began = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {line}", file=sys.stderr, flush=True)
+
+    try:
+        outcome = rounds.run(bench, scale, only or (), tell)
+    finally:
+        bench.clean()
+    document = outcome.as_json(["time-bench", *sys.argv[1:]])
+    if json is not None:
+        try:
+            json.write_bytes(
+                orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+            )
+        except OSError as error:
+            raise BenchError(f"cannot write {json}: {error.strerror}", "correct --json") from None
+    _show(outcome, time.monotonic() - began)
+    if keep:
+        tell(f"everything is left in {bench.work}")
+
+
+def _working_directory(work: Path | None) -> Path:
+    if work is None:
+        return Path(tempfile.mkdtemp(prefix="time-bench-"))
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"cannot make {work}: {error.strerror}", "correct --work") from None
+    return work.resolve()
+
+
+def _show(outcome: rounds.Outcome, took_s: float) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    machine = outcome.machine
+    title = (
+        f"{outcome.scale.rounds} round(s) in {took_s / 60:.1f} min on {machine['cores']} cores, "
+        f"{machine['processor']}, Python {machine['python']}, {machine['file_system']}"
+    )
+    if outcome.scale.quick:
+        title = f"QUICK: loads too small to mean anything\n{title}"
+    console.print(table(outcome.figures, outcome.round_figures, title))
+    for key, why in outcome.missing.items():
+        console.print(f"not measured: {key} ({why})", style="yellow", soft_wrap=True)
+    short = sorted(
+        {
+            name
+            for one in outcome.rounds
+            for name, detail in one["subjects"].items()
+            if detail.get("short")
+        }
+    )
+    if short and not outcome.scale.quick:
+        console.print(
+            f"shorter than asked for, the workload was used up: {', '.join(short)}",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; the console script ``time-bench``."""
+    signal.signal(signal.SIGTERM, _interrupt)  # ends like Ctrl-C: nothing may be left behind
+    try:
+        app(prog_name="time-bench", standalone_mode=False)
+    except BenchError as error:
+        _end(f"{error}", STATUS_USAGE)
+    except BenchFailed as error:
+        _end(f"FAILED: {error}", STATUS_FAILED)
+    except KeyboardInterrupt:
+        _end("interrupted; nothing is left behind", STATUS_INTERRUPTED)
+    except Exception as error:
+        # Wrong usage and aborts: typer's classes for them moved between its versions, so they are
+        # told by what they carry.
+        if hasattr(error, "format_message"):
+            _end(f"{error.format_message().rstrip('.')}; see time-bench --help", STATUS_USAGE)
+        if type(error).__name__ == "Abort":
+            _end("interrupted; nothing is left behind", STATUS_INTERRUPTED)
+        raise
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(f"time-bench: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
