@@ -28,8 +28,6 @@ from operator import delitem, setitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from rocksdict import (
     BlockBasedOptions,
     Cache,
@@ -56,12 +54,10 @@ from node.genesis import (
 from node.params import (
     ALLOCATIONS_PER_ID,
     ID_BYTES,
-    INPUT_BYTES,
-    OUTPOINT_BYTES,
     OUTPUT_BYTES,
-    TX_HEADER_BYTES,
 )
 from node.storage.blockfile import BodyLocation
+from node.storage.changes import POSITION_BYTES, store_changes
 from node.storage.errors import (
     DAMAGED_REMEDY,
     DENIED_REMEDY,
@@ -82,6 +78,7 @@ from node.storage.errors import (
 
 STORE_FORMAT = 1
 BUILDING_SUFFIX = ".tmp"
+WAL_BYTES = 64 << 20  # what an opening after a crash has to read again, at most: about a second
 
 _META_FORMAT = b"format"
 _META_GENESIS = b"genesis"
@@ -92,19 +89,16 @@ _FORMAT = struct.Struct("<I")
 _ISSUE = struct.Struct("<QQ")
 _TIP = struct.Struct("<QQ32s")
 _POSITION = struct.Struct("<IIB")
-_POSITION_DTYPE = np.dtype([("height", "<u4"), ("position", "<u4"), ("n_outputs", "u1")])
 _BLOCK = struct.Struct("<IQI32s")
 _BLOCK_KEY = struct.Struct(">Q")
 
-_OUTPOINT = np.dtype(f"V{OUTPOINT_BYTES}")
-_OUTPUT = np.dtype(f"V{OUTPUT_BYTES}")
 
 # how the parts of RocksDB that return text name what errno names (strerror, and its own words)
 _FULL_WORDS = ("No space left on device", "File too large", "Disk quota exceeded", "Space limit")
 _DENIED_WORDS = ("Permission denied", "Read-only file system", "Operation not permitted")
 _DAMAGE_WORDS = ("Corruption", "No such file or directory", "does not exist")
 
-assert _POSITION_DTYPE.itemsize == _POSITION.size
+assert _POSITION.size == POSITION_BYTES
 
 
 class Tip(NamedTuple):
@@ -130,11 +124,10 @@ class ChainStore:
     ) -> None:
         self._path = path
         self._salt = salt_of(genesis_id)
-        if not (path / "CURRENT").exists():
-            raise _not_a_store(path)
         self._failed = False
         self._tip: Tip
         self._db: Any = None
+        _check_place(path)
         try:
             self._open(_Settings(cache_mb, write_buffer_mb))
             self._read_meta(genesis_id)
@@ -237,6 +230,8 @@ class ChainStore:
         header = block.header
         if header.height != self._tip.height + 1 or header.previous != self._tip.block_id:
             raise ValueError(f"block {header.height} does not follow tip {self._tip.height}")
+        if self._db is None:
+            self._refuse(block)
         if self._failed:
             raise StoreFailed(
                 f"an earlier write to {self._path} failed, so nothing more is written",
@@ -253,25 +248,25 @@ class ChainStore:
 
     def close(self) -> None:
         """Close the store; nothing is lost when a process dies without it."""
-        if self._db is not None:
-            for family in (self._outputs, self._transactions, self._blocks, self._db):
-                family.close()
-            # every handle keeps the database, and so its lock, alive
-            for name in [name for name in vars(self) if name not in ("_path", "_tip")]:
-                delattr(self, name)
-            self._db = None
+        if self._db is None:
+            return
+        self._get_output = self._get_transaction = self._refuse
+        for family in (self._outputs, self._transactions, self._blocks, self._db):
+            family.close()
+        # every handle keeps the database alive, and with it the lock
+        self._outputs_handle = self._transactions_handle = None
+        self._blocks_handle = self._default_handle = None
+        self._db = None
+
+    def _refuse(self, _: object) -> Any:
+        raise StoreFailed(f"{self._path} is closed", "open it again")
 
     def _batch(self, block: Block, identity: bytes, location: BodyLocation) -> Any:
-        """The write batch of a block.
-
-        Keys go in sorted order, family by family: the memtables are skip lists, and neighbours are
-        cheap to insert one after the other. Fields are cut out of the transactions' bytes with
-        arrays of void items, which costs a tenth of slicing them one by one.
-        """
+        """The write batch of a block, family by family, in the order that `store_changes` gives."""
         header = block.header
         batch: Any = WriteBatch(raw_mode=True)
         if block.transactions:
-            spent, created, values, ids, positions = _changes(block)
+            spent, created, values, ids, positions = store_changes(block)
             batch.set_default_column_family(self._outputs_handle)
             _exhaust(map(delitem, repeat(batch), spent))
             _exhaust(map(setitem, repeat(batch), created, values))
@@ -369,92 +364,6 @@ def output_set_digest(outputs: Iterable[tuple[bytes, bytes]]) -> bytes:
     return state.digest()
 
 
-# Changes of a block
-
-
-class _Changes(NamedTuple):
-    spent: list[bytes]
-    created: list[bytes]
-    values: list[bytes]
-    txids: list[bytes]
-    positions: list[bytes]
-
-
-def _changes(block: Block) -> _Changes:
-    """What a block's transactions change, without outputs that are spent at once.
-
-    Outpoints and ids are in the order of their first eight bytes.
-    """
-    raws = block.transactions
-    body = np.frombuffer(b"".join(raws), np.uint8)
-    lengths = np.fromiter(map(len, raws), np.int64, len(raws))
-    ids = np.frombuffer(b"".join(block.txids), np.uint8).reshape(-1, ID_BYTES)
-    heads = _prefixes(ids)
-    order = np.argsort(heads)
-    starts = (np.cumsum(lengths) - lengths)[order]
-    n_inputs = body[starts + 1].astype(np.int64)
-    n_outputs = body[starts + 2].astype(np.int64)
-
-    at, _ = _runs(starts + TX_HEADER_BYTES, n_inputs, INPUT_BYTES)
-    spent = _items(body, at, _OUTPOINT)
-    parents = _prefixes(spent.view(np.uint8).reshape(-1, OUTPOINT_BYTES))
-    by_parent = np.argsort(parents)
-
-    at, numbers = _runs(starts + TX_HEADER_BYTES + INPUT_BYTES * n_inputs, n_outputs, OUTPUT_BYTES)
-    values: list[bytes] = _items(body, at, _OUTPUT).tolist()
-    keys = np.empty((len(at), OUTPOINT_BYTES), np.uint8)
-    keys[:, :ID_BYTES] = np.repeat(ids[order], n_outputs, axis=0)
-    keys[:, ID_BYTES] = numbers
-    created: list[bytes] = keys.view(_OUTPOINT).ravel().tolist()
-    spent_list: list[bytes] = spent[by_parent].tolist()
-
-    positions = np.empty(len(raws), _POSITION_DTYPE)
-    positions["height"] = block.header.height
-    positions["position"] = order
-    positions["n_outputs"] = n_outputs
-
-    parents = parents[by_parent]
-    heads = heads[order]
-    nearest = np.minimum(np.searchsorted(heads, parents), len(heads) - 1)
-    if (heads[nearest] == parents).any():  # perhaps a parent in this very block: look closely
-        passing = set(spent_list).intersection(created)
-        spent_list = [outpoint for outpoint in spent_list if outpoint not in passing]
-        kept = [(k, v) for k, v in zip(created, values, strict=True) if k not in passing]
-        created = [key for key, _ in kept]
-        values = [value for _, value in kept]
-    return _Changes(
-        spent_list,
-        created,
-        values,
-        ids[order].view("V32").ravel().tolist(),
-        positions.view(f"V{_POSITION.size}").tolist(),
-    )
-
-
-def _prefixes(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """The first eight bytes of each row as a number that sorts like the bytes."""
-    return np.ascontiguousarray(rows[:, :8]).view(">u8").ravel().astype(np.uint64)
-
-
-def _runs(
-    starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], step: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Offsets of counts[i] items, ``step`` bytes apart from starts[i] on, and their numbers."""
-    ends = np.cumsum(counts)
-    numbers = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
-    return np.repeat(starts, counts) + step * numbers, numbers
-
-
-def _items(
-    body: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], kind: np.dtype[np.void]
-) -> npt.NDArray[np.void]:
-    """The items of a kind that begin at these offsets of ``body``, copied out."""
-    every_offset: npt.NDArray[np.void] = np.ndarray(
-        (len(body) - kind.itemsize + 1,), kind, body, strides=(1,)
-    )
-    return every_offset[at]
-
-
 def _exhaust(calls: Iterable[object]) -> None:
     deque(calls, maxlen=0)
 
@@ -494,6 +403,9 @@ class _Settings:
         options.set_memtable_prefix_bloom_ratio(0.05)
         options.set_memtable_whole_key_filtering(True)
         options.set_allow_concurrent_memtable_write(False)  # one writer: 10 % cheaper
+        # Never forget a committed block: only a torn end of the log may be cut, damage in it is an error.
+        options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+        options.set_max_total_wal_size(WAL_BYTES)
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(1 << 20)
@@ -558,6 +470,8 @@ def _ingest(
 
 def _explain(error: Exception, path: Path, doing: str) -> StoreError:
     """The StoreError for what RocksDB reports, which it does in words alone."""
+    if isinstance(error, StoreError):
+        return error
     text = " ".join(str(error).split())
     cause = f"cannot {doing} {path} ({text})"
     if isinstance(error, DbClosedError):
@@ -576,21 +490,23 @@ def _explain(error: Exception, path: Path, doing: str) -> StoreError:
     return StoreFailed(cause, FAILED_REMEDY)
 
 
-def _not_a_store(path: Path) -> StoreError:
+def _check_place(path: Path) -> None:
+    """Raise what there is to say without opening the database (which would create files)."""
     try:
-        names = os.listdir(path)
+        if "CURRENT" in (names := os.listdir(path)):
+            return
     except FileNotFoundError:
         if path.with_name(path.name + BUILDING_SUFFIX).exists():
-            return StoreMissing(
+            raise StoreMissing(
                 f"there is no store at {path}, only one whose creation was interrupted",
                 "run `timed init` again",
-            )
-        return StoreMissing(f"there is no store at {path}", "run `timed init` first")
+            ) from None
+        raise StoreMissing(f"there is no store at {path}", "run `timed init` first") from None
     except OSError as error:
-        return store_error(error, path, "open")
+        raise store_error(error, path, "open") from error
     if not names:
-        return StoreMissing(f"{path} is empty", "remove it and run `timed init`")
-    return StoreDamaged(f"{path} is damaged: its file CURRENT is missing", DAMAGED_REMEDY)
+        raise StoreMissing(f"{path} is empty", "remove it and run `timed init`")
+    raise StoreDamaged(f"{path} is damaged: its file CURRENT is missing", DAMAGED_REMEDY)
 
 
 def _lock_holder(lock: Path) -> str:

@@ -107,9 +107,7 @@ def test_ids_do_not_depend_on_the_hash_seed() -> None:
 
 
 def body(*counts: tuple[int, int, int]) -> list[bytes]:
-    return [
-        bytes((1, i, o, w)) + os.urandom(34 * i + 40 * o + 96 * w) for i, o, w in counts
-    ]
+    return [bytes((1, i, o, w)) + os.urandom(34 * i + 40 * o + 96 * w) for i, o, w in counts]
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(GenesisError, match=r"genesis\.json: .*not valid"):
         read_genesis(tmp_path / "genesis.json")
     for read in (read_genesis, lambda path: read_allocations(path, genesis)):
-        with pytest.raises(GenesisError, match="cannot read .*absent"):
+        with pytest.raises(GenesisError, match=r"cannot read .*absent"):
             read(tmp_path / "absent")
 
 
@@ -228,6 +228,4 @@ def test_rewards_never_exceed_the_bound(reward: int, total: int, height: int) ->
     assert 0 <= reward_at(genesis, height) <= reward
     assert supply_at(genesis, 0) == total
     assert supply_at(genesis, height) <= MAX_AMOUNT
-    assert supply_at(genesis, height) - supply_at(genesis, height - 1) == reward_at(
-        genesis, height
-    )
+    assert supply_at(genesis, height) - supply_at(genesis, height - 1) == reward_at(genesis, height)

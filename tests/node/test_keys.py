@@ -38,7 +38,7 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="cannot create .*nowhere"):
+    with pytest.raises(KeyFileError, match=r"cannot create .*nowhere"):
         create_key_file(tmp_path / "nowhere" / "key", SEED)
 
 
@@ -67,7 +67,7 @@ def test_links_directories_and_pipes_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="no validator key at .*; restore it"):
+    with pytest.raises(KeyFileError, match=r"no validator key at .*; restore it"):
         read_key_file(tmp_path / "key")
 
 

@@ -255,7 +255,7 @@ def test_the_greatest_sums_are_exact() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32), st.integers(0, 1000), st.integers(0, 1000))
 def test_value_is_conserved(seed: int, reward: int, min_fee: int) -> None:
-    """After every block: outputs = outputs before + reward; fees go to the proposer, to the unit."""
+    """After every block: outputs = outputs before + reward, whatever the fees."""
     random_ = random.Random(seed)
     value = random_.choice((ALLOTTED, 10, MAX_AMOUNT // 12))
     chain = SmallChain(*make_genesis(12, reward=reward, min_fee=min_fee, value=value))
@@ -279,9 +279,10 @@ def test_replay_checks_everything(chain: SmallChain) -> None:
         chain.ledger.apply(block)
         blocks.append(block)
     assert replay(chain.genesis, chain.allocations, blocks) == chain.ledger.outputs
-    assert replay(chain.genesis, chain.allocations, []) == Ledger(
-        chain.genesis, chain.allocations
-    ).outputs
+    assert (
+        replay(chain.genesis, chain.allocations, [])
+        == Ledger(chain.genesis, chain.allocations).outputs
+    )
     with pytest.raises(BlockInvalid, match="height"):
         replay(chain.genesis, chain.allocations, blocks[1:])
     with pytest.raises(GenesisError):
@@ -302,8 +303,9 @@ def test_the_ledger_does_not_depend_on_the_hash_seed() -> None:
         "import random\nfrom chains import *\nfrom node.storage.chain import output_set_digest\n"
         "c = SmallChain(*make_genesis(40))\n"
         "for n in range(3): c.ledger.apply(c.random_block(random.Random(n), 6))\n"
-        "print(output_set_digest(sorted(c.ledger.outputs.items())).hex(), c.ledger.block_id.hex(),\n"
-        "  [o.hex() for o in c.ledger.outputs])"
+        "print(output_set_digest(sorted(c.ledger.outputs.items())).hex())\n"
+        "print(c.ledger.block_id.hex())\n"
+        "print([o.hex() for o in c.ledger.outputs])"
     )
     support = str(Path(__file__).parents[1] / "support")
     found = {

@@ -177,6 +177,7 @@ def obey_order(stage):
     stage.last_order = order
     match order.split():
         case ["hang"]:
+            stage.record("hanging")
             time.sleep(3600)
         case ["exit", status]:
             return int(status)

@@ -459,6 +459,10 @@ def test_a_second_signal_is_impatience(start):
 def test_nothing_outlives_a_killed_supervisor(start):
     pipeline = start()
     pids = [p["pid"] for p in pipeline.status()["processes"]]
+    pipeline.order("work-0", "hang")  # one that cannot notice by itself, and one that cannot run
+    until(lambda: pipeline.records("work", 0, "hanging"), "a hung process")
+    pipeline.withdraw("work-0")
+    os.kill(pipeline.pid("side"), signal.SIGSTOP)
     pipeline.process.kill()
     pipeline.wait_exit()
     # A successor may start at once: it waits for the last of them, and tidies up.
@@ -470,6 +474,8 @@ def test_nothing_outlives_a_killed_supervisor(start):
 
 def test_nothing_outlives_a_supervisor_that_is_killed_while_it_starts(pipelines):
     pipeline = pipelines()
+    for stage in ("intake", "work", "sink", "side"):
+        pipeline.order(stage, "slow")
     started = until(lambda: pipeline.events("process_started"), "a first process")
     pids = [child.pid for child in pipeline.children()]
     pipeline.process.kill()

@@ -1,4 +1,4 @@
-"""Blocks that only look like blocks, for storage that does not judge them; and programs run apart."""
+"""Blocks that only look like blocks, for storage that judges nothing; and programs run apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small chains with real signatures: a genesis for known keys, and valid blocks grown from a seed."""
+"""Small chains with real signatures: a genesis for known keys, valid blocks from a seed."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ class SmallChain:
             self.salt,
         )
 
-    def block(
-        self, transactions: list[bytes], fees: int, *, proposer: bytes = PUBLIC[0]
-    ) -> Block:
+    def block(self, transactions: list[bytes], fees: int, *, proposer: bytes = PUBLIC[0]) -> Block:
         """The block of these transactions above the ledger's height."""
         return build_block(
             height=self.ledger.height + 1,
@@ -105,7 +103,7 @@ class SmallChain:
         )
 
     def random_block(self, random_: random.Random, count: int) -> Block:
-        """A valid block of up to ``count`` payments of 1..3 inputs and outputs, some of them chained.
+        """A valid block of up to ``count`` payments of 1..3 inputs and outputs, some chained.
 
         It is not applied yet.
         """

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import structlog
 import zmq
-from pipeline.fair import FairQueue
 
 from pipeline.child import StageContext
 from pipeline.control import PeerDied
 from pipeline.descriptor import Descriptor
+from pipeline.fair import FairQueue
 from pipeline.intake import Intake
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.sink import TraySink

@@ -50,6 +50,7 @@ class RunningNode:
     """`timed run` on a fresh data directory that belongs to a workload's genesis."""
 
     def __init__(self, root: Path, workload: Path, **config: dict[str, Any]) -> None:
+        root.mkdir(exist_ok=True)
         self.datadir = root / "node"
         self.workload = workload
         done = run(
@@ -81,6 +82,13 @@ class RunningNode:
             )
         self.wait_until(self._all_ready)
         return self
+
+    def run_to_the_end(self) -> int:
+        """Run until the node ends by itself; returns its exit status."""
+        with self.log.open("ab") as log:
+            command = [*TIMED, "run", "--datadir", str(self.datadir)]
+            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+        return self.process.wait(DEADLINE_S)
 
     def _all_ready(self) -> bool:
         assert self.process is not None

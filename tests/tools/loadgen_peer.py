@@ -1,9 +1,10 @@
 """A process that answers like a node on real sockets, and lies in one way if it is told to.
 
-Started by the tests of the load generator: ``loadgen_peer.py WORKLOAD [STATE INGEST NOTIFY]``. It prints
-its endpoints, then obeys lines on standard input: ``begin FAULT`` starts over (answered by ``ready``),
-and the end of the input ends it. Admits what spends unspent outputs, in order of arrival; knows bad
-signatures from the workload. With STATE (a file) its chain survives kill -9, its mempool does not.
+Started by the tests of the load generator: ``loadgen_peer.py WORKLOAD [STATE INGEST NOTIFY]``. It
+prints its endpoints, then obeys lines on standard input: ``begin FAULT`` starts over (answered by
+``ready``), and the end of the input ends it. Admits what spends unspent outputs, in order of
+arrival; knows bad signatures from the workload. With STATE (a file) its chain survives kill -9, its
+mempool does not.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def main() -> None:
     for sock, endpoint in ((router, ingest), (publisher, notify)):
         sock.setsockopt(zmq.LINGER, 0)
         sock.bind(endpoint)
-    print(router.last_endpoint.decode(), publisher.last_endpoint.decode(), flush=True)
+    ends = [sock.getsockopt(zmq.LAST_ENDPOINT) for sock in (router, publisher)]
+    print(*(bytes(end).rstrip(b"\0").decode() for end in ends), flush=True)
     peer = Peer(workload, state)
     block_at = time.monotonic()
     while True:

@@ -1,10 +1,9 @@
-"""The ledger of truth believes an honest node in any order of events, and catches every single lie."""
+"""The ledger of truth believes an honest node in any order of events, and catches every lie."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,16 +119,15 @@ def faults(ledger: Ledger) -> dict[Fault, int]:
 
 @given(SEEDS, st.integers(0, 60), st.integers(1, COUNT))
 @settings(max_examples=60, deadline=None)
-def test_an_honest_node_is_believed(
-    workload: Workload, seed: int, first: int, count: int
-) -> None:
+def test_an_honest_node_is_believed(workload: Workload, seed: int, first: int, count: int) -> None:
     """Windows begin anywhere; requests have any size, answers come late and in any order."""
     rng = random.Random(seed)
     ledger = Ledger(workload, first, min(count, COUNT - first))
     node = Node(ledger)
     # What lies before the window was sent in an earlier run.
     node.final.update(range(first))
-    at, waiting = 0, []
+    at = 0
+    waiting: list[tuple[int, int, bytes]] = []
     while at < ledger.count or waiting:
         match rng.randrange(3):
             case 0 if at < ledger.count:
@@ -440,7 +438,7 @@ def test_children_of_what_was_not_taken_are_excused(workload: Workload) -> None:
 
 def test_known_and_final_are_answers_to_repeats_only(workload: Workload) -> None:
     for resubmit in (False, True):
-        ledger, node = ledger_of(workload, resubmit=resubmit)
+        node = ledger_of(workload, resubmit=resubmit)[1]
         run(node)
         again = Ledger(workload, 0, COUNT, resubmit=resubmit)
         node.ledger = again

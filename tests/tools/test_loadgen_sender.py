@@ -163,7 +163,12 @@ def test_every_lie_is_detected(
     assert not report.ok
     assert {finding.fault for finding in report.findings} >= expected
     # Only what follows from the lie: losing a reply or a rival's answer blurs its partner, too.
-    allowed = expected | {Fault.FINAL_REJECTED, Fault.WRONG_VERDICT, Fault.NOT_FINAL, Fault.FINAL_TWICE}
+    allowed = expected | {
+        Fault.FINAL_REJECTED,
+        Fault.WRONG_VERDICT,
+        Fault.NOT_FINAL,
+        Fault.FINAL_TWICE,
+    }
     allowed |= {Fault.LOST_BLOCKS, Fault.FORK}
     assert {finding.fault for finding in report.findings} <= allowed
     assert all(finding.count > 0 and finding.line() for finding in report.findings)
@@ -288,9 +293,11 @@ def test_a_peer_that_is_killed_comes_back_and_nothing_is_lost(
     workload = Workload.open(directory)
     good = workload.columns.txids[workload.columns.kinds == Truth.GOOD]
     assert {bytes(txid) for txid in good} <= set(final)
-    assert len(final) == (workload.columns.kinds == Truth.GOOD).sum() + (
-        workload.columns.kinds == Truth.RIVAL
-    ).sum() // 2
+    assert (
+        len(final)
+        == (workload.columns.kinds == Truth.GOOD).sum()
+        + (workload.columns.kinds == Truth.RIVAL).sum() // 2
+    )
 
 
 def test_a_peer_that_stays_away_is_reported_as_missing_verdicts(

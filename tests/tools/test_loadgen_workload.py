@@ -42,7 +42,13 @@ FILES = (GENESIS_NAME, "genesis.alloc", KEY_NAME, DATA_NAME, INDEX_NAME, SUMMARY
 
 def make(directory: Path, kind: Kind, **more: object) -> Workload:
     options = WorkloadOptions(
-        **{"transactions": COUNT, "kind": kind, "bad_signatures": 0.05, "double_spends": 0.05, **more}  # type: ignore[arg-type]
+        **{
+            "transactions": COUNT,
+            "kind": kind,
+            "bad_signatures": 0.05,
+            "double_spends": 0.05,
+            **more,
+        }  # type: ignore[arg-type]
     )
     prepare(directory, options)
     return Workload.open(directory)
@@ -102,7 +108,7 @@ def test_kinds_shares_and_expectations(workload: Workload) -> None:
     assert (workload.columns.expected == np.where(bad, Verdict.BAD_SIGNATURE, 0)).all()
     assert workload.summary["kinds"]["RIVAL"] == 40
     inputs = Counter(raw[1] for raw in workload.transactions())
-    match workload.summary["kind"]:
+    match Kind(workload.summary["kind"]):
         case Kind.ONE_INPUT | Kind.CHAINED:
             assert inputs == {1: COUNT}
         case Kind.FOUR_INPUTS:
@@ -116,8 +122,8 @@ def test_pairs_spend_the_same_for_the_same_fee(workload: Workload) -> None:
     rivals = np.flatnonzero(partner >= 0)
     assert (workload.columns.kinds[rivals] == Truth.RIVAL).all()
     assert (partner[partner[rivals]] == rivals).all()
-    for index in rivals:
-        raw, other = workload.transaction(index), workload.transaction(partner[index])
+    for index in rivals.tolist():
+        raw, other = workload.transaction(index), workload.transaction(int(partner[index]))
         end = 4 + 34 * raw[1]
         assert raw[:end] == other[:end]
         assert len(raw) == len(other)
@@ -130,7 +136,7 @@ def test_chains_are_long_and_parents_come_first(tmp_path: Path) -> None:
     workload = make(tmp_path / "chained", Kind.CHAINED)
     parent = workload.columns.parent
     depth = np.zeros(COUNT, int)
-    for index in np.flatnonzero(parent >= 0):
+    for index in np.flatnonzero(parent >= 0).tolist():
         assert parent[index] < index
         depth[index] = depth[parent[index]] + 1
         raw = workload.transaction(index)
@@ -201,7 +207,7 @@ def test_impossible_options_are_named(tmp_path: Path, wrong: dict[str, object]) 
 
 
 def test_too_few_outputs_and_impossible_chains_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="spend 1,520 outputs.*--outputs 1520"):
+    with pytest.raises(LoadError, match=r"spend 1,520 outputs.*--outputs 1520"):
         make(tmp_path / "w", Kind.FOUR_INPUTS, outputs=1_519)
     with pytest.raises(LoadError, match="chain's name"):
         make(tmp_path / "v", Kind.ONE_INPUT, chain="No Such Name")
@@ -238,7 +244,9 @@ def test_an_interrupted_or_damaged_workload_is_not_opened(tmp_path: Path) -> Non
     assert "no index" in opened_after(INDEX_NAME, b"something else")
     assert "damaged" in opened_after(INDEX_NAME, b"")
     assert "format 2" in opened_after(INDEX_NAME, index[:8] + b"\2\0\0\0" + index[12:])
-    assert "does not fit" in opened_after(INDEX_NAME, index.replace(b"\xd6\0" * 9, b"\xd7\0" * 9, 1))
+    assert "does not fit" in opened_after(
+        INDEX_NAME, index.replace(b"\xd6\0" * 9, b"\xd7\0" * 9, 1)
+    )
     assert "damaged" in opened_after(SUMMARY_NAME, b"{")
     assert "damaged" in opened_after(GENESIS_NAME, b"{}")
     assert "not the workload's" in opened_after(GENESIS_NAME, (other / GENESIS_NAME).read_bytes())

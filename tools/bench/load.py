@@ -38,10 +38,14 @@ _STATUS_WRONG: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What one load came to: the generator's report and the samples taken meanwhile."""
+    """What one load came to: the generator's report and the samples taken meanwhile.
+
+    ``watcher_cpu_percent`` is what the sampling itself took of one core.
+    """
 
     report: dict[str, Any]
     samples: list[Sample]
+    watcher_cpu_percent: float
 
     @property
     def finalised(self) -> int:
@@ -75,6 +79,7 @@ def run_load(
     samples = []
     with log_path.open("wb") as log, _generator(command, log) as generator:
         began = looked = time.monotonic()
+        began_cpu = time.process_time()
         while generator.poll() is None:
             now = time.monotonic()
             if now - began > LOAD_TIMEOUT_S:
@@ -84,11 +89,12 @@ def run_load(
             samples.append(node.sample(memory=look))
             _wait(generator, SAMPLE_S)
         samples.append(node.sample(memory=memory))
+    watched = (time.process_time() - began_cpu) / (time.monotonic() - began)
     if generator.returncode not in (0, _STATUS_WRONG):
         raise BenchFailed(f"time-load failed: {_last_line(log_path)}")
     report = orjson.loads(report_path.read_bytes())
     check_report(report, transactions)
-    return LoadResult(report, samples)
+    return LoadResult(report, samples, 100 * watched)
 
 
 def check_report(report: dict[str, Any], transactions: int) -> None:

@@ -212,6 +212,7 @@ def _load_detail(result: LoadResult) -> dict[str, Any]:
         "elapsed_s": round(result.elapsed_s, 3),
         "tx_per_s": round(result.per_s, 1),
         "load": result.report["figures"],
+        "watcher_cpu_percent": round(result.watcher_cpu_percent, 2),
         "finalised_each_second": result.report["samples"]["finalised_per_s"],
     }
 

@@ -22,6 +22,7 @@ from node.verdict import Verdict
 from tools.loadgen.workload_file import Truth, Workload
 
 NO_VERDICT = 255
+HELD_BELOW = 16  # verdicts below this mean that the node has the transaction (``Verdict.held``)
 ID_WORDS = ID_BYTES // 8
 MAX_EXAMPLES = 5  # named in a finding
 MAX_BLOCKS = 1_000_000  # announced in one run: 27 hours at a pace of 100 ms
@@ -39,6 +40,7 @@ AGAIN = frozenset((Verdict.KNOWN, Verdict.FINAL))
 _NEWS_HEAD_BYTES = ID_BYTES + BLOCK_HEADER_BYTES
 
 assert NO_VERDICT not in set(Verdict)
+assert all(verdict.held == (verdict < HELD_BELOW) for verdict in Verdict)
 
 
 class Fault(StrEnum):
@@ -150,7 +152,7 @@ class Ledger:
             n_held = codes.count(0)
         else:
             got = np.frombuffer(codes, np.uint8)
-            n_held = int((got < 16).sum())
+            n_held = int((got < HELD_BELOW).sum())
             want = np.frombuffer(self._expected[start:stop], np.uint8)
             self.n_unexpected += int((got != want).sum())
             self._note_final(np.flatnonzero(got == Verdict.FINAL) + start, now_ns)
@@ -164,7 +166,7 @@ class Ledger:
     ) -> int:
         """Note verdicts for transactions that may have one already; returns how many had none."""
         before = self.verdicts[indices]
-        held_before = self.held[indices] | (before < 16)
+        held_before = self.held[indices] | (before < HELD_BELOW)
         first = before == NO_VERDICT
         n_first = int(first.sum())
         self.held[indices] = held_before
@@ -173,7 +175,7 @@ class Ledger:
         self.verdicts[indices[takes]] = codes[takes]
         self.verdict_ns[indices[first]] = now_ns
         self.n_answered += n_first
-        self.n_held += int(((codes < 16) & ~held_before).sum())
+        self.n_held += int(((codes < HELD_BELOW) & ~held_before).sum())
         self._note_final(indices[codes == Verdict.FINAL], now_ns)
         return n_first
 
@@ -211,8 +213,7 @@ class Ledger:
 
         What it had, and rejected when it was asked again, is settled.
         """
-        held = (self.verdicts < 16) | (self.held & np.isin(self.verdicts, list(SHED)))
-        return np.flatnonzero(held & (self.final_ns == 0))
+        return np.flatnonzero((self.verdicts < HELD_BELOW) & (self.final_ns == 0))
 
     def unanswered(self) -> npt.NDArray[np.int64]:
         """Return the indices of what was sent and has no verdict."""
@@ -307,7 +308,7 @@ class Ledger:
             return None
         start = int(first[0])
         after = self.verdicts[start : start + 2 * len(announced)]
-        candidates = start + np.flatnonzero(after < 16)[: len(announced)]
+        candidates = start + np.flatnonzero(after < HELD_BELOW)[: len(announced)]
         if len(candidates) == len(announced) and (self._words[candidates] == announced).all():
             return candidates
         return None
@@ -355,7 +356,7 @@ class Ledger:
         sent = self.sent_ns != 0
         answered = self.verdicts != NO_VERDICT
         final = self.final_ns != 0
-        held = self.held | (self.verdicts < 16)
+        held = self.held | (self.verdicts < HELD_BELOW)
         shed = np.isin(self.verdicts, list(SHED))
         parent = self._related(self.workload.columns.parent[window])
         has_parent = self.workload.columns.parent[window] >= 0

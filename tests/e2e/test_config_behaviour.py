@@ -1,0 +1,201 @@
+"""Every key of config.toml, changed on a running node: what it does differently then."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+from funded import VALUE, Funds, key
+from running_node import IngestClient, RunningNode
+
+from node.config import keys
+from node.transaction import Output, build, txid
+from node.verdict import Verdict
+
+TESTED: set[tuple[str, str]] = set()
+
+
+def covers(*names: str) -> Any:
+    """Say which keys a test is about."""
+    TESTED.update((section, name) for section, _, name in (each.partition(".") for each in names))
+    return lambda test: test
+
+
+@pytest.fixture(scope="module")
+def funds(tmp_path_factory: pytest.TempPathFactory) -> Funds:
+    return Funds(tmp_path_factory.mktemp("config") / "funds", 700)
+
+
+@contextmanager
+def running(
+    root: Path, funds: Funds, **config: dict[str, Any]
+) -> Iterator[tuple[RunningNode, IngestClient]]:
+    node = RunningNode(root, funds.directory, **config)
+    client = IngestClient(node.ingest)
+    try:
+        yield node.start(), client
+    finally:
+        client.close()
+        node.end()
+
+
+def processes(node: RunningNode) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in node.status()["processes"]}
+
+
+def events(node: RunningNode) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in node.log.read_text().splitlines()]
+
+
+def orphan(funds: Funds, number: int, outputs: int = 1) -> bytes:
+    """A payment whose parent nobody has seen."""
+    parent = txid(funds.pay(number, fee=777), funds.salt)
+    out = [Output(1_000, bytes(key(1).verify_key))] * outputs
+    return build([(parent + b"\0", key(10_000))], out, funds.salt)
+
+
+SLOW = {"pace_ms": 60_000}
+
+
+@covers("network.listen", "network.notify", "verify.workers", "verify.backend", "pipeline.trays")
+@covers("pipeline.cores", "store.cache_mb", "store.write_buffer_mb", "log.format")
+def test_addresses_processes_and_stores(tmp_path: Path, funds: Funds) -> None:
+    core = min(os.sched_getaffinity(0))
+    config: dict[str, dict[str, Any]] = {
+        "verify": {"workers": 2, "backend": "nacl"},
+        "pipeline": {"trays": 16, "cores": f"net={core}"},
+        "store": {"cache_mb": 9, "write_buffer_mb": 4},
+        "log": {"format": "human"},
+    }
+    with running(tmp_path, funds, **config) as (node, client):
+        with zmq.Context() as context, context.socket(zmq.SUB) as news:
+            news.connect(node.notify)
+            news.subscribe(b"hashblock")
+            node.wait_until(
+                lambda: (
+                    client.ask(funds.pay(node.metrics("net")["items_in"])) is not None
+                    and news.poll(100)
+                )
+            )
+            topic, block_id, _ = news.recv_multipart()
+            assert (topic, len(block_id)) == (b"hashblock", 32)
+        found = processes(node)
+        assert {"verify-0", "verify-1"} <= set(found)
+        assert psutil.Process(found["net"]["pid"]).cpu_affinity() == [core]
+        assert node.metrics("net")["trays_free"] == 16
+        assert "libcrypto_mb" not in Path(f"/proc/{found['verify-0']['pid']}/maps").read_text()
+        options = "".join(
+            path.read_text(errors="replace")
+            for path in (node.datadir / "store").rglob("*")
+            if path.name == "LOG"
+        )
+        assert f"capacity : {9 << 20}" in options
+        assert f"write_buffer_size: {3 << 20}" in options
+    with pytest.raises(json.JSONDecodeError):
+        events(node)
+
+
+@covers("mempool.max_transactions", "mempool.relay_fee_per_kb", "mempool.expiry_s", "log.level")
+def test_the_mempool_is_bounded_by_count_and_forgets(tmp_path: Path, funds: Funds) -> None:
+    mempool = {"max_transactions": 3, "relay_fee_per_kb": 10_000, "expiry_s": 1}
+    with running(
+        tmp_path, funds, block=SLOW, mempool=mempool, log={"level": "warning", "format": "json"}
+    ) as (node, client):
+        assert client.ask(funds.pay(0, fee=200)) == bytes([Verdict.FEE_BELOW_RELAY])
+        four = [funds.pay(n, fee=5_000) for n in range(4)]
+        expected = [*[Verdict.ADMITTED] * 3, Verdict.MEMPOOL_FULL]
+        assert list(client.ask(*four)) == expected
+        node.wait_until(lambda: node.metrics("consensus")["mempool_expired"] == 3)
+        assert client.ask(four[3]) == bytes([Verdict.ADMITTED])
+        assert all(event["level"] != "info" for event in events(node))
+
+
+@covers("mempool.max_mb", "mempool.max_orphan_mb")
+def test_the_mempool_is_bounded_by_bytes(tmp_path: Path, funds: Funds) -> None:
+    mempool = {"max_mb": 1, "max_orphan_mb": 1, "relay_fee_per_kb": 1}
+    with running(tmp_path, funds, block=SLOW, mempool=mempool) as (node, client):
+        many = [Output(1_000, bytes(key(5).verify_key))] * 250
+        large = [
+            build([(funds.outpoint(n), key(n))], many, funds.salt) for n in range(120)
+        ]  # 10 kB each, with one fee: the first that does not fit stays out
+        codes = [client.ask(each)[0] for each in large]
+        held = codes.count(Verdict.ADMITTED)
+        assert 0 < held < len(large)
+        assert set(codes[held:]) == {Verdict.MEMPOOL_FULL}
+        assert node.metrics("consensus")["mempool_bytes"] <= 1 << 20
+        orphans = [orphan(funds, 200 + n, outputs=250) for n in range(120)]
+        for each in orphans:
+            assert client.ask(each) == bytes([Verdict.ORPHANED])
+        node.wait_until(lambda: 0 < node.metrics("consensus")["orphans"] < 110)
+
+
+@covers("mempool.max_ancestors", "mempool.replacement_increment", "mempool.max_orphans")
+def test_families_replacements_and_orphans(tmp_path: Path, funds: Funds) -> None:
+    mempool = {"max_ancestors": 1, "replacement_increment": 50_000, "max_orphans": 2}
+    with running(tmp_path, funds, block=SLOW, mempool=mempool) as (node, client):
+        parent = funds.pay(0, to=900)
+        child = build(
+            [(txid(parent, funds.salt) + b"\0", key(900))],
+            [Output(VALUE - 5_000, bytes(key(901).verify_key))],
+            funds.salt,
+        )
+        assert list(client.ask(parent, child)) == [Verdict.ADMITTED, Verdict.TOO_MANY_ANCESTORS]
+        assert client.ask(funds.pay(0, fee=50_999)) == bytes([Verdict.REPLACEMENT_FEE])
+        assert client.ask(funds.pay(0, fee=51_000)) == bytes([Verdict.ADMITTED])
+        for number in range(5):
+            assert client.ask(orphan(funds, 10 + number)) == bytes([Verdict.ORPHANED])
+        node.wait_until(lambda: node.metrics("consensus")["orphans"] == 2)
+
+
+@covers("block.pace_ms", "block.empty_pace_s", "pipeline.rss_limit_mb")
+def test_pace_of_blocks_and_a_limit_of_memory(tmp_path: Path, funds: Funds) -> None:
+    config: dict[str, dict[str, Any]] = {
+        "block": {"pace_ms": 500, "empty_pace_s": 1},
+        "pipeline": {"rss_limit_mb": 10},
+    }
+    node = RunningNode(tmp_path / "paced", funds.directory, block=config["block"])
+    try:
+        node.start()
+        node.wait_until(lambda: node.metrics("consensus")["blocks"] >= 2)
+        first, second = (header_time_ms(node, number) for number in (1, 2))
+        assert second - first >= 990
+    finally:
+        node.end()
+    strict = RunningNode(tmp_path / "strict", funds.directory, pipeline=config["pipeline"])
+    try:
+        assert strict.run_to_the_end() == 1  # no stage fits into 10 MiB: the node gives up, loudly
+        assert any("memory" in json.dumps(event) for event in events(strict))
+    finally:
+        strict.end()
+
+
+def header_time_ms(node: RunningNode, height: int) -> int:
+    """The time in the header of a block, out of the block files."""
+    from node.storage.blockfile import BlockFiles
+
+    genesis_id = bytes.fromhex((node.datadir / "FORMAT").read_text().split()[2])
+    files = BlockFiles(node.datadir / "blocks", genesis_id)
+    try:
+        return next(header.time_ms for _, header in files.scan() if header.height == height)
+    finally:
+        files.close()
+
+
+@covers("pipeline.fuse")
+def test_stages_may_share_a_process(tmp_path: Path, funds: Funds) -> None:
+    with running(tmp_path, funds, pipeline={"fuse": ["net", "verify"]}) as (node, client):
+        assert set(processes(node)) == {"net_verify", "consensus"}
+        assert client.ask(funds.pay(0)) == bytes([Verdict.ADMITTED])
+        maps = Path(f"/proc/{processes(node)['net_verify']['pid']}/maps").read_text()
+        assert "_sodium" in maps
+
+
+def test_no_key_is_without_a_test() -> None:
+    assert set(keys()) == TESTED
