@@ -140,6 +140,8 @@ class _Loop:
                 self._poller.register(source.socket, zmq.POLLIN)
         self._stopping = False
         self._stop_deadline_ns = 0
+        for number, stage in enumerate(stages):
+            self._gate_bulk(number, stage)
         self._mark_ns = time.monotonic_ns()
         self._housekeeping_ns = self._mark_ns
         self._probe_ns = self._mark_ns + PROBE_MS * NS_PER_MS
