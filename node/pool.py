@@ -276,7 +276,6 @@ class Pool:
                     siblings.discard(txid)
                     if not siblings:
                         del children[parent]
-            children.pop(txid, None)
             self._order.discard(sequence)
             self.size_bytes -= len(raw)
             self.fees -= fee
@@ -314,7 +313,6 @@ class Pool:
                 chosen[txid] = candidate
                 count -= 1
                 size_bytes -= len(self.entries[txid][RAW])
-        self._order.push(passed)
         return list(chosen)
 
     def _restore_set_aside(self) -> None:

@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +237,7 @@ def _prctl(option: int, argument: Any) -> None:
 
 def _exit_now(status: int) -> None:
     """Exit without clean-up by a stage that is known to be broken: it could wait for ever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, closed, or none
+            stream.flush()
     os._exit(status)

@@ -1,7 +1,7 @@
 """Starting a child process: ``multiprocess`` with what a pipeline of processes does not want left
 out.
 
-Takes a ``Launch`` and gives a started process, its descriptors inherited, nothing else. Four things
+Takes a ``Launch`` and gives a started process, its descriptors inherited, nothing else. Five things
 differ from a plain ``Process.start()``, all of them only while it runs:
 
 - the parent's ``__main__`` is not run again in the child: started from a console script, a test
@@ -9,6 +9,8 @@ differ from a plain ``Process.start()``, all of them only while it runs:
   never map what a command line may need);
 - no resource tracker is started: it is a process that outlives ``kill -9`` of everything, and a
   pipeline has nothing for it to track;
+- standard streams are not flushed: a log that nobody reads any more (a closed pipe, a full disk)
+  must not keep a stage from being started;
 - stop signals are blocked until the child ignores them, so Ctrl-C never hits one half-way;
 - ``dill`` is not imported, which ``multiprocess`` would use as its pickle: 5 MB and 80 ms a
   process.
@@ -51,7 +53,13 @@ def start_process(launch: Launch) -> Any:
     process = multiprocess.get_context("spawn").Process(
         target=child_main, args=(launch,), name=launch.process.name
     )
-    with _without_main(), _without_tracker(), _lean_command_line(), _signals_blocked():
+    with (
+        _without_main(),
+        _without_tracker(),
+        _lean_command_line(),
+        _without_streams(),
+        _signals_blocked(),
+    ):
         process.start()
     return process
 
@@ -94,6 +102,16 @@ def _lean_command_line() -> Iterator[None]:
         yield
     finally:
         multiprocess.spawn.get_command_line = plain
+
+
+@contextmanager
+def _without_streams() -> Iterator[None]:
+    streams = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = None
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 @contextmanager

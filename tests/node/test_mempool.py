@@ -365,26 +365,66 @@ def test_eviction_takes_the_lowest_rates_and_the_newest_of_equals(
     assert pool.counters.evicted == 4
 
 
-def test_a_large_newcomer_evicts_as_many_as_it_needs_or_none(chain: Chain, coins: Payment) -> None:
+def large(inputs: list[bytes], fee: int) -> Payment:
+    """Spend coins of 100,000 into as many outputs as a transaction may have."""
+    value = 100_000 * len(inputs) - 2_540 - fee
+    return pay([(outpoint, ALICE) for outpoint in inputs], [*[(10, BOB)] * 254, (value, BOB)])
+
+
+@pytest.fixture
+def filled(chain: Chain, coins: Payment) -> tuple[Mempool, list[Payment]]:
+    """A pool whose bytes are used up by four transactions of rising fee rates."""
     pool = Mempool(chain, limits(max_bytes=MAX_TX_BYTES), 0)
-
-    def large(inputs: list[bytes], fee: int) -> Payment:
-        rest = [(10, BOB)] * 254
-        value = 100_000 * len(inputs) - 2_540 - fee
-        return pay([(outpoint, ALICE) for outpoint in inputs], [*rest, (value, BOB)])
-
     held = [large([coins.out(i)], fee) for i, fee in enumerate([7_000, 17_000, 27_000, 37_000])]
     admit(pool, *held)
-    sources = chain.fund(*[(100_000, ALICE)] * 80)
-    inputs = [sources.out(i) for i in range(80)]
-    between = large(inputs, 15_000)  # needs the room of two, and pays a better rate than one
-    dearer = large(inputs, 40_000)
+    return pool, held
+
+
+@pytest.fixture
+def sources(chain: Chain) -> list[bytes]:
+    """Inputs that make a transaction need the room of two of ``filled``."""
+    source = chain.fund(*[(100_000, ALICE)] * 80)
+    return [source.out(i) for i in range(80)]
+
+
+def test_a_large_newcomer_evicts_as_many_as_it_needs_or_none(
+    chain: Chain, filled: tuple[Mempool, list[Payment]], sources: list[bytes]
+) -> None:
+    pool, held = filled
+    between = large(sources, 15_000)  # pays a better rate than one, not than two
+    dearer = large(sources, 40_000)
     assert pool.size_bytes + len(dearer.raw) - len(held[0].raw) > MAX_TX_BYTES
     assert submit(pool, between) == [Verdict.MEMPOOL_FULL]
     assert pending(pool) == [p.txid for p in held]
     admit(pool, dearer)
     assert pending(pool) == [held[2].txid, held[3].txid, dearer.txid]
     assert pool.counters.evicted == 2
+    check(pool, chain)
+
+
+def test_a_large_replacement_evicts_beside_what_it_replaces(
+    chain: Chain, coins: Payment, filled: tuple[Mempool, list[Payment]], sources: list[bytes]
+) -> None:
+    pool, held = filled
+    admit(pool, large([*sources[:-1], coins.out(0)], 40_000))
+    assert pending(pool)[:-1] == [held[2].txid, held[3].txid]
+    assert (pool.counters.replaced, pool.counters.evicted) == (1, 1)
+    check(pool, chain)
+
+
+def test_what_was_set_aside_twice_is_evicted_once(
+    chain: Chain, filled: tuple[Mempool, list[Payment]], sources: list[bytes]
+) -> None:
+    pool, held = filled
+    pool.pin([held[0].txid])
+    poor = large(sources, 15_000)
+    for _ in range(2):
+        assert submit(pool, poor) == [Verdict.MEMPOOL_FULL]
+        pool._pool._order.forget_worst()  # as when the order is built anew
+    assert submit(pool, poor) == [Verdict.MEMPOOL_FULL]
+    pool.unpin([held[0].txid])
+    admit(pool, large(sources, 40_000))
+    assert pending(pool)[:-1] == [held[2].txid, held[3].txid]
     check(pool, chain)
 
 
@@ -401,6 +441,33 @@ def test_a_rich_child_does_not_carry_its_poor_parent(chain: Chain, coins: Paymen
     admit(pool, spend(coins, 2, ALICE, 98_000), spend(coins, 3, ALICE, 97_000))
     assert child.txid in pool
     assert middling.txid not in pool
+
+
+def test_a_whole_line_ranks_anew_when_its_head_is_final(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    head = spend(coins, 0, ALICE, 99_990, ALICE)
+    second = spend(head, 0, ALICE, 90_000, ALICE)
+    third = spend(second, 0, ALICE, 80_000)
+    others = [spend(coins, i, ALICE, 99_000) for i in range(1, 4)]
+    admit(pool, head, second, third, *others)
+    commit(pool, chain, head)
+    assert pool.select(10_000, 2).txids == [second.txid, third.txid]
+
+
+def test_an_ancestor_can_be_evicted_once_its_pinned_child_is_gone(
+    chain: Chain, coins: Payment
+) -> None:
+    pool = Mempool(chain, limits(max_count=2), 0)
+    parent = spend(coins, 0, ALICE, 99_900, ALICE)
+    child = pay([(parent.out(), ALICE), (coins.out(1), ALICE)], [(150_000, BOB)])
+    admit(pool, parent, child)
+    pool.pin([child.txid])
+    assert submit(pool, spend(coins, 2, ALICE, 1)) == [Verdict.MEMPOOL_FULL]
+    commit(pool, chain, spend(coins, 1, ALICE, 99_000))  # the child's other input
+    newcomers = [spend(coins, i, ALICE, 1) for i in (3, 4)]
+    admit(pool, *newcomers)
+    assert pending(pool) == [p.txid for p in newcomers]
+    check(pool, chain)
 
 
 def test_ancestors_are_limited_and_forgotten_when_final(chain: Chain, coins: Payment) -> None:
@@ -471,6 +538,8 @@ def test_a_full_block_passes_over_what_does_not_fit(chain: Chain, coins: Payment
     selection = pool.select(len(small[0].raw) * 2, 10)
     assert selection.txids == [small[0].txid, small[1].txid]
     assert selection.fees == 2_000
+    roomy = pool.select(len(small[0].raw) * 4, 10)  # the heir would fit, but not its parent
+    assert roomy.txids == [p.txid for p in small]
     assert pool.select(100, 10) == Selection([], [], 0)
     assert pool.select(10**9, 0) == Selection([], [], 0)
 

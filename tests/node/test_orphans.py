@@ -140,6 +140,17 @@ def test_adopted_when_the_parent_is_admitted(chain: Chain, coins: Payment, pool:
     check(pool, chain)
 
 
+def test_adopted_after_a_tray_of_plain_payments(
+    chain: Chain, coins: Payment, pool: Mempool
+) -> None:
+    parents = [spend(coins, index, 90_000) for index in range(10)]
+    children = [spend(parent, 0, 80_000) for parent in parents[::3]]
+    submit(pool, *children)
+    admit(pool, *parents)
+    assert pending(pool) == [p.txid for p in parents + children]
+    check(pool, chain)
+
+
 def test_adopted_when_the_parent_comes_in_a_block(
     chain: Chain, coins: Payment, pool: Mempool
 ) -> None:

@@ -190,6 +190,10 @@ def obey_order(stage):
         case ["fork"]:
             if os.fork() == 0:
                 os.execvp("sleep", ["sleep", "3600"])
+        case ["mute"]:
+            (stage.directory / "do-side").unlink()
+            stage.context.channel.close()
+            time.sleep(3600)
         case ["nonsense"]:
             stage.context.channel._socket.send(b"\xc1\xc1")
         case ["say", text]:

@@ -41,7 +41,7 @@ def until(condition, what, wait_s=WAIT_S):
 class Pipeline:
     """A supervisor in a process of its own, what it logs, and what its stages write down."""
 
-    def __init__(self, directory, options, run_dir=None, command=None):
+    def __init__(self, directory, options, run_dir=None, command=None, stdout=None):
         self.directory = directory
         self.run_dir = run_dir or directory / "run"
         number = len(list(directory.glob("log-*")))
@@ -49,10 +49,11 @@ class Pipeline:
         self.errors = directory / f"errors-{number}"
         arguments = [str(self.run_dir), str(directory), json.dumps(options)]
         environment = os.environ | {"PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{HERE}"}
+        environment.pop("PYTHONUNBUFFERED", None)  # what it wrote in vain stays in its buffer
         with self.log.open("ab") as log, self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [*(command or [sys.executable, str(HERE / "supervise.py")]), *arguments],
-                stdout=log,
+                stdout=log if stdout is None else stdout,
                 stderr=errors,
                 env=environment,
                 cwd=directory,
@@ -409,9 +410,39 @@ def test_processes_that_misbehave_are_killed_and_started_again(start):
         assert cause in pipeline.process_status(name)["last_death"]["cause"]
     died = until(lambda: pipeline.records("intake", 0, "peer died", stage="work"), "told")
     assert {d["signal"] for d in died} == {signal.SIGKILL}
+    pipeline.order("side", "mute")  # lives on, without a channel
+    until(
+        lambda: pipeline.events("process_killed", process="side", because="it did not end in time"),
+        "killed",
+    )
     assert pipeline.process_status("intake")["incarnation"] == 1
     pipeline.order("sink", "say hello")
     until(lambda: pipeline.events("stage_says", text="hello"), "heard")
+
+
+def test_nobody_is_blamed_when_everybody_was_stopped(start):
+    pipeline = start({"stall_ms": 3000})
+    everybody = [pipeline.process, *pipeline.children()]
+    for process in reversed(everybody):
+        process.send_signal(signal.SIGSTOP)
+    time.sleep(4.0)  # longer than a loop may stand still: the machine was suspended
+    for process in everybody:
+        process.send_signal(signal.SIGCONT)
+    until(lambda: pipeline.events("supervisor_was_away"), "noticed")
+    pipeline.order("sink", "say awake")
+    until(lambda: pipeline.events("stage_says", text="awake"), "heard")
+    assert {p["incarnation"] for p in pipeline.status()["processes"]} == {1}
+
+
+def test_a_log_that_nobody_reads_hinders_nothing(pipelines):
+    reading, writing = os.pipe()
+    with open(reading) as log:
+        pipeline = pipelines(stdout=writing)
+        os.close(writing)
+        until(lambda: "on_ready" in log.readline(), "ready")
+    os.kill(pipeline.pid("work-0"), signal.SIGKILL)
+    pipeline.wait_incarnation("work-0", 2)
+    assert pipeline.status()["state"] == "running"
 
 
 def test_a_process_that_does_not_get_ready_in_time_is_killed(pipelines):

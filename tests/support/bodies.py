@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import platform
 import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +51,25 @@ def without_rights() -> None:
     nothing = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, nothing) != 0:
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def with_a_failing_disk() -> None:
+    """Make every fsync and fdatasync of this thread fail with EIO, by a seccomp filter."""
+    first, second = {"x86_64": (74, 75), "aarch64": (82, 83)}[platform.machine()]
+    instructions = (
+        (0x20, 0, 0, 0),  # load the number of the system call
+        (0x15, 1, 0, first),
+        (0x15, 0, 1, second),
+        (0x06, 0, 0, 0x00050000 | errno.EIO),  # SECCOMP_RET_ERRNO
+        (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *i) for i in instructions))
+    program = struct.pack("@HP", len(instructions), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    no_new_privileges, seccomp, filter_mode = 38, 22, 2
+    for arguments in ((no_new_privileges, 1, 0, 0, 0), (seccomp, filter_mode, program, 0, 0)):
+        if libc.prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def apart(program: str, *arguments: object) -> subprocess.Popen[str]:

@@ -20,12 +20,17 @@ from pathlib import Path
 import zmq
 
 from node.block import block_id, build_block
+from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
 from node.transaction import IdHasher, body_bytes
 from node.verdict import Verdict
 from tools.loadgen.workload_file import Truth, Workload
 
 PACE_S = 0.02
 PROPOSER = bytes(32)
+
+
+def outpoints(raw: bytes) -> list[bytes]:
+    return [raw[4 + 34 * i : 37 + 34 * i] for i in range(raw[1])]
 
 
 class Peer:
@@ -35,6 +40,7 @@ class Peer:
         self.truth = dict(
             zip(map(bytes, workload.columns.txids), workload.columns.kinds.tolist(), strict=True)
         )
+        self.raw = dict(zip(self.truth, workload.transactions(), strict=True))
         self.genesis_id = workload.genesis_id
         self.state = state
         self.begin("none")
@@ -48,18 +54,21 @@ class Peer:
         self.height, self.tip, self.sequence = 0, self.genesis_id, 0
         self.n_requests = self.n_seen = 0
         self.held_back: list[bytes] = []
+        self.kept: tuple[bytes, tuple[bytes, ...]] | None = None
         if self.state is not None and self.state.exists():
             for line in self.state.read_text().splitlines():
                 tip, *ids = (bytes.fromhex(word) for word in line.split())
                 self.height, self.tip = self.height + 1, tip
                 self.final.update(ids)
+                for txid in ids:
+                    self.spent.update(dict.fromkeys(outpoints(self.raw[txid]), txid))
 
     def verdict(self, raw: bytes) -> int:
         txid = self.hasher.txid(raw)
         index, self.n_seen = self.n_seen, self.n_seen + 1
         here = index == self.number
         kind = self.truth[txid]
-        outpoints = [raw[4 + 34 * i : 37 + 34 * i] for i in range(raw[1])]
+        spends = outpoints(raw)
         if self.fault == "die" and here:
             os.kill(os.getpid(), signal.SIGKILL)
         if txid in self.final:
@@ -79,10 +88,10 @@ class Peer:
             return Verdict.BAD_SIGNATURE
         if kind == Truth.RIVAL and self.fault == "reject-both":
             return Verdict.CONFLICT
-        rivals = [self.spent[o] for o in outpoints if o in self.spent]
+        rivals = [self.spent[o] for o in spends if o in self.spent]
         if rivals and self.fault != "accept-both":
             return Verdict.SPENT_INPUT if rivals[0] in self.final else Verdict.REPLACEMENT_FEE
-        self.spent.update(dict.fromkeys(outpoints, txid))
+        self.spent.update(dict.fromkeys(spends, txid))
         if self.fault == "forget" and here:
             return Verdict.ADMITTED
         self.pool[txid] = raw
@@ -92,6 +101,9 @@ class Peer:
         client, request_id, lengths, payload = frames
         self.n_requests += 1
         here = self.n_requests == 3
+        if len(payload) > INGEST_MAX_BYTES or len(lengths) > 2 * INGEST_MAX_TRANSACTIONS:
+            router.send_multipart((client, request_id, bytes((Verdict.TOO_LARGE,))))
+            return
         if self.fault == "busy" and here:
             router.send_multipart((client, request_id, bytes((Verdict.BUSY,))))
             return
@@ -105,6 +117,13 @@ class Peer:
         answer = bytes(codes)
         if self.fault == "silent" and here:
             return
+        if self.fault == "late-reply":
+            if here:
+                self.kept = (payload, (client, request_id, answer))
+                return
+            if self.kept is not None and self.kept[0] == payload:
+                router.send_multipart(self.kept[1])  # after the same was asked once more
+                self.kept = None
         if self.fault == "short-reply" and here:
             answer = answer[:-1]
         if self.fault == "long-reply" and here:

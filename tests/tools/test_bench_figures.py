@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.console import Console
 
@@ -67,7 +69,7 @@ def test_a_figure_that_is_not_declared_is_a_mistake() -> None:
 
 def test_the_table_shows_median_range_floor_and_standing() -> None:
     rounds = [{"net.lag_p99_ms": 1.0}, {"net.lag_p99_ms": 7.0}, {"net.lag_p99_ms": 6.0}]
-    console = Console(width=200, record=True, quiet=True)
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(table(medians(rounds), rounds, "title"))
     line = next(line for line in console.export_text().splitlines() if "net.lag_p99_ms" in line)
     cells = [cell.strip() for cell in line.strip("│ ").split("│")]

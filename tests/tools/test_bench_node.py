@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from node.datadir import layout
+from node.verdict import Verdict
 from pipeline.status import ask_status
 from tools.bench.errors import BenchError, BenchFailed
 from tools.bench.load import run_load, verdict_latencies_ns
@@ -25,7 +27,7 @@ from tools.bench.plan import QUICK, SUBJECTS, WorkloadNeed
 from tools.bench.process import descendants, wait_gone
 from tools.bench.subjects import flat_out
 from tools.bench.workloads import Workbench
-from tools.loadgen.workload_file import INDEX_NAME, Workload
+from tools.loadgen.workload_file import INDEX_NAME, Truth, columns
 
 NEED = WorkloadNeed("1in", 1, 600, 700)
 DEADLINE_S = 60.0
@@ -79,20 +81,13 @@ def test_a_wrong_verdict_ends_the_benchmark(bench: Workbench, tmp_path: Path) ->
     liar = Workbench(tmp_path)
     liar.prepare(NEED, lambda line: None)
     directory = liar.workload(NEED)
-    workload = Workload.open(directory)
-    column = workload.columns.kinds
-    at = (
-        column.__array_interface__["data"][0]
-        - np.frombuffer(
-            column.base,
-            np.uint8,  # the mapping
-        ).__array_interface__["data"][0]
-    )
-    with (directory / INDEX_NAME).open("r+b") as index:
-        index.seek(at)
-        index.write(b"\x01")
+    with (directory / INDEX_NAME).open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        views = columns(mapped, NEED.transactions)
+        views.kinds[0] = Truth.BAD_SIGNATURE
+        views.expected[0] = Verdict.BAD_SIGNATURE
+        del views
     subject = next(s for s in SUBJECTS if s.name == "1in.nacl")
-    with pytest.raises(BenchFailed, match="verdict that cannot be true.*transaction 0: ADMITTED"):
+    with pytest.raises(BenchFailed, match=r"cannot be true.*transaction 0: ADMITTED"):
         flat_out(liar, subject, NEED, "nacl", QUICK, guess_per_s=1.0)
 
 
@@ -103,25 +98,28 @@ def test_a_node_that_loses_a_process_is_not_believed(bench: Workbench) -> None:
         def verifier() -> dict[str, int]:
             return next(p for p in ask_status(run)["processes"] if p["name"] == "verify-0")
 
-        with pytest.raises(BenchFailed, match="verify-0 died"), RunningNode(datadir):
-            os.kill(verifier()["pid"], signal.SIGKILL)
-            until(lambda: verifier()["restarts"], "restarted")
+        node = RunningNode(datadir).__enter__()
+        os.kill(verifier()["pid"], signal.SIGKILL)
+        until(lambda: verifier()["restarts"], "restarted")
+        with pytest.raises(BenchFailed, match="verify-0 died"):
+            node.__exit__(None, None, None)
+        assert descendants(os.getpid()) == []
 
 
 def test_a_node_that_cannot_start_is_quoted_and_gone(bench: Workbench) -> None:
     with bench.datadir(NEED, {"block": {"pace_ms": 1}}) as datadir:
-        with pytest.raises(BenchFailed, match="did not start.*\n.*pace_ms = 1"):
+        with pytest.raises(BenchFailed, match=r"did not start.*\n.*pace_ms = 1"):
             RunningNode(datadir).__enter__()
         assert descendants(os.getpid()) == []
 
 
 def test_leaving_by_an_exception_stops_the_node(bench: Workbench) -> None:
     with bench.datadir(NEED, {}) as datadir:
-        with pytest.raises(RuntimeError, match="out"), RunningNode(datadir) as node:
-            pids = descendants(os.getpid())
-            assert len(pids) >= 4  # supervisor, net, verify, consensus
-            assert len(node.sample(memory=True).cpu_ns) >= 4
-            raise RuntimeError("out")
+        node = RunningNode(datadir).__enter__()
+        pids = descendants(os.getpid())
+        assert len(pids) >= 4  # supervisor, net, verify, consensus
+        assert len(node.sample(memory=True).cpu_ns) >= 4
+        node.__exit__(RuntimeError, RuntimeError(), None)
         assert wait_gone(pids, 0) == []
 
 
@@ -137,7 +135,10 @@ def test_single_transactions_are_timed_and_checked(bench: Workbench) -> None:
 
 
 def test_a_configuration_reaches_the_node(bench: Workbench) -> None:
-    sections = {"verify": {"backend": "nacl", "workers": 2}, "block": {"pace_ms": 50}}
+    sections: dict[str, dict[str, str | int]] = {
+        "verify": {"backend": "nacl", "workers": 2},
+        "block": {"pace_ms": 50},
+    }
     with bench.datadir(NEED, sections) as datadir, RunningNode(datadir) as node:
         assert {("verify", 0), ("verify", 1)} <= node.sample().stages.keys()
         text = layout(datadir).config.read_text()
@@ -163,23 +164,29 @@ def test_too_little_space_is_said_before_anything_is_made(tmp_path: Path) -> Non
         Workbench(tmp_path).check_space([WorkloadNeed("1in", 1, 10**12, 10**12)])
 
 
-def time_bench(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tools.bench", "node", *map(str, arguments)],
+@contextmanager
+def time_bench(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tools.bench", "node", "--quick", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_the_command_measures_prints_writes_and_cleans(tmp_path: Path) -> None:
     out, work = tmp_path / "out.json", tmp_path / "work"
-    process = time_bench(
-        "--quick", "--transactions", "1000", "--seconds", "0.1", "--rounds", "2",
-        "--only", "node.1in.nacl.vs_raw", "--only", "idle.*", "--json", out, "--work", work,
-    )  # fmt: skip
-    printed, told = process.communicate(timeout=100)
+    with time_bench(
+        "--transactions", "1000", "--seconds", "0.1", "--rounds", "2", "--json", out,
+        "--only", "node.1in.nacl.vs_raw", "--only", "idle.*", "--work", work,
+    ) as process:  # fmt: skip
+        printed, told = process.communicate(timeout=100)
     assert process.returncode == 0, told
     assert "QUICK" in printed
     assert "node.1in.nacl.vs_raw" in printed
@@ -211,12 +218,11 @@ def test_an_interrupted_benchmark_leaves_nothing_behind(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
-    process = time_bench("--quick", "--only", "idle.*", "--work", work)
-    until(lambda: (work / "runs" / "0" / "node" / "run" / "control.sock").exists(), "node")
-    pids = descendants(process.pid)
-    assert len(pids) >= 2
-    process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    with time_bench("--transactions", "500", "--only", "idle.*", "--work", work) as process:
+        until(lambda: (work / "runs" / "0" / "node" / "run" / "control.sock").exists(), "node")
+        pids = until(lambda: descendants(process.pid), "processes")
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert told.endswith("time-bench: interrupted; nothing is left behind\n")
     assert wait_gone(pids, 0) == []
@@ -233,8 +239,8 @@ def test_an_interrupted_benchmark_leaves_nothing_behind(
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments: tuple[str, ...], said: str) -> None:
-    process = time_bench(*arguments, "--quick")
-    _, told = process.communicate(timeout=60)
+    with time_bench(*arguments) as process:
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 2
     line = told.splitlines()[-1]
     assert line.startswith("time-bench: ")

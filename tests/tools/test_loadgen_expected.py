@@ -490,3 +490,43 @@ def test_finality_is_matched_in_any_order(workload: Workload, seed: int) -> None
         assert set(np.flatnonzero(before != ledger.final_ns)) == set(part.tolist())
     assert ledger.n_final == len(held)
     assert faults(ledger) == {}
+
+
+def test_a_refusal_for_load_takes_nothing_back(workload: Workload) -> None:
+    ledger, node = ledger_of(workload, resubmit=True)
+    good = of(workload, Truth.GOOD)
+    ledger.sent(0, COUNT, node.tick())
+    for said, latest in (
+        (Verdict.BUSY, Verdict.BUSY),
+        (Verdict.ADMITTED, Verdict.ADMITTED),
+        (Verdict.MEMPOOL_FULL, Verdict.ADMITTED),
+        (Verdict.KNOWN, Verdict.KNOWN),
+        (Verdict.SPENT_INPUT, Verdict.SPENT_INPUT),
+    ):
+        n_first = ledger.answered_again(np.array([good]), np.array([said], np.uint8), node.tick())
+        assert n_first == (said == Verdict.BUSY)
+        assert ledger.verdicts[good] == latest
+    assert ledger.n_answered == ledger.n_held == 1
+
+
+def test_what_was_admitted_once_may_be_final_whatever_is_said_later(workload: Workload) -> None:
+    ledger, node = ledger_of(workload, resubmit=True)
+    run(node)
+    rivals = np.flatnonzero(workload.columns.kinds == Truth.RIVAL)
+    winner = next(int(i) for i in rivals if ledger.final_ns[i])
+    codes = np.array([Verdict.SPENT_INPUT], np.uint8)
+    ledger.answered_again(np.array([winner]), codes, node.tick())
+    assert Fault.FINAL_REJECTED not in faults(ledger)
+
+
+def test_a_conflict_with_what_was_never_sent_is_noticed(workload: Workload) -> None:
+    """The run ended before the second of a pair was sent."""
+    partner = workload.columns.partner
+    early = int(np.flatnonzero(partner > np.arange(COUNT))[0])
+    ledger, node = ledger_of(workload)
+    node.lie = lambda index, said: Verdict.CONFLICT if index == early else said
+    node.forget = {early}
+    ledger.sent(0, early + 1, node.tick())
+    node.answer(0, early + 1)
+    node.announce(*node.block())
+    assert faults(ledger) == {Fault.EARLY_CONFLICT: 1}

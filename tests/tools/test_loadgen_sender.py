@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tools.loadgen.errors import LoadError
@@ -191,6 +190,19 @@ def test_what_a_restart_would_explain_is_mended_by_asking_again(
     assert report.counts["timed_out"] == 0
 
 
+def test_a_late_answer_to_what_was_repeated_is_no_double_one(peer: Peer, directory: Path) -> None:
+    report = load(peer, directory, "late-reply", resubmit=True, answer_timeout_s=0.1)
+    assert report.findings == ()
+    assert report.counts["late_verdicts"] == report.counts["resubmitted"] == 64
+
+
+def test_admitted_transactions_never_pile_up(peer: Peer, directory: Path) -> None:
+    """At most 10 may be unconfirmed when a request leaves, and 4 of 5 are under way."""
+    report = load(peer, directory, "none", max_unconfirmed=10, batch=5)
+    assert report.ok
+    assert report.counts["blocks"] >= report.counts["accepted"] / (10 + 4 * 5)
+
+
 def test_shedding_can_be_allowed(peer: Peer, directory: Path) -> None:
     report = load(peer, directory, "busy", allow_shedding=True)
     assert report.ok
@@ -359,8 +371,8 @@ def test_a_window_beyond_the_workload_is_refused(directory: Path) -> None:
         run_load(LoadOptions(directory, "nonsense", "tcp://127.0.0.1:2"))
 
 
-def test_requests_stay_within_the_ingest_limits(directory: Path) -> None:
-    """The largest batch of the largest transactions still fits into one message."""
+def test_requests_stay_within_the_ingest_limits(peer: Peer, directory: Path) -> None:
+    """As many as a request may have would be too many bytes: the peer would refuse them."""
     workload = Workload.open(directory)
-    longest = int(np.max(workload.columns.lengths))
-    assert 1_024 * longest > 256 * 1024  # else the peer, which reads whole requests, proves nothing
+    assert int(workload.offsets[1_024]) > 256 * 1024
+    assert load(peer, directory, "none", batch=1_024).ok

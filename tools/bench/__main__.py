@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from tools.bench import rounds
-from tools.bench.errors import BenchError, BenchFailed
+from tools.bench.errors import BenchError, BenchFailed, BenchInterrupted
 from tools.bench.figures import table
 from tools.bench.plan import QUICK, Scale
 from tools.bench.workloads import Workbench
@@ -97,6 +97,8 @@ def node_command(
 
     try:
         outcome = rounds.run(bench, scale, only or (), tell)
+    except KeyboardInterrupt:
+        raise BenchInterrupted("interrupted; nothing is left behind") from None
     finally:
         bench.clean()
     document = outcome.as_json(["time-bench", *sys.argv[1:]])
@@ -158,21 +160,20 @@ def main() -> None:
     """Run the command line; the console script ``time-bench``."""
     signal.signal(signal.SIGTERM, _interrupt)  # ends like Ctrl-C: nothing may be left behind
     try:
-        app(prog_name="time-bench", standalone_mode=False)
+        status = app(prog_name="time-bench", standalone_mode=False)
     except BenchError as error:
         _end(f"{error}", STATUS_USAGE)
     except BenchFailed as error:
         _end(f"FAILED: {error}", STATUS_FAILED)
-    except KeyboardInterrupt:
-        _end("interrupted; nothing is left behind", STATUS_INTERRUPTED)
+    except (BenchInterrupted, KeyboardInterrupt) as error:
+        _end(f"{error}", STATUS_INTERRUPTED)
     except Exception as error:
-        # Wrong usage and aborts: typer's classes for them moved between its versions, so they are
-        # told by what they carry.
+        # Wrong usage: typer's class for it moved between its versions, so it is told by what it
+        # carries.
         if hasattr(error, "format_message"):
             _end(f"{error.format_message().rstrip('.')}; see time-bench --help", STATUS_USAGE)
-        if type(error).__name__ == "Abort":
-            _end("interrupted; nothing is left behind", STATUS_INTERRUPTED)
         raise
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""How a benchmark ends without figures: it could not be carried out, or the node failed it."""
+"""How a benchmark ends without figures: it cannot be done, the node failed, or enough is enough."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ class BenchError(Exception):
 
     def __init__(self, cause: str, remedy: str) -> None:
         super().__init__(f"{cause}; {remedy}")
+
+
+class BenchInterrupted(Exception):
+    """Somebody wants the benchmark to end now; everything was stopped and removed."""
 
 
 class BenchFailed(Exception):

@@ -261,7 +261,7 @@ def test_kill_9_loses_nothing_that_was_durable(tmp_path: Path) -> None:
     chain = SmallChain(GENESIS, ALLOCATIONS)
     blocks: list[Block] = []
     digests = [digest(chain.ledger.outputs)]
-    for seed in range(400):
+    for seed in range(250):
         block = chain.random_block(random.Random(seed), 3)
         chain.ledger.apply(block)
         blocks.append(block)
@@ -302,6 +302,46 @@ def test_kill_9_loses_nothing_that_was_durable(tmp_path: Path) -> None:
     replayed = replay(GENESIS, ALLOCATIONS, (files.read(location) for location, _ in files.scan()))
     assert digest(replayed) == digests[-1]
     files.close()
+
+
+LOG = """
+import pickle, sys
+from pathlib import Path
+from node.storage.blockfile import BodyLocation
+from node.storage.chain import ChainStore
+directory, identity = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
+store = ChainStore(directory / "store", identity, cache_mb=4, write_buffer_mb=4)
+for block in pickle.loads((directory / "chain").read_bytes()):
+    store.commit(block, BodyLocation(0, 64, 152))
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("how", ["whole", "torn", "flipped"])
+def test_the_write_ahead_log(tmp_path: Path, how: str) -> None:
+    """A torn end costs what was not acknowledged; damage must not cost committed blocks."""
+    blocks: list[Block] = []
+    previous = ID
+    for height in range(1, 6):
+        blocks.append(block_of([], SALT, height=height, previous=previous))
+        previous = blocks[-1].id(SALT)
+    (tmp_path / "chain").write_bytes(pickle.dumps(blocks))
+    path = create(tmp_path)
+    run_apart(LOG, tmp_path, ID.hex())
+    log = max(path.glob("*.log"), key=lambda file: file.stat().st_size)
+    data = log.read_bytes()
+    if how == "torn":
+        log.write_bytes(data[:-5])
+    elif how == "flipped":
+        log.write_bytes(data[:400] + bytes((data[400] ^ 1,)) + data[401:])
+        with pytest.raises(StoreDamaged, match=r"checksum mismatch.*; restore"):
+            opened(path)
+        return
+    store = opened(path)
+    assert store.tip.height == (4 if how == "torn" else 5)
+    assert store.supply() == supply_at(GENESIS, store.tip.height)
+    store.close()
 
 
 # Troubles
@@ -497,6 +537,38 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     previous = store.tip.block_id
     store.commit(block_of([], SALT, height=store.tip.height + 1, previous=previous), NOWHERE)
     store.close()
+
+
+UNSYNCED = """
+import sys
+from pathlib import Path
+from bodies import block_of, with_a_failing_disk
+from node.storage.blockfile import BodyLocation
+from node.storage.chain import ChainStore
+from node.storage.errors import StoreFailed
+identity = bytes.fromhex(sys.argv[2])
+store = ChainStore(Path(sys.argv[1]), identity, cache_mb=4, write_buffer_mb=4)
+with_a_failing_disk()
+for _ in range(2):
+    try:
+        block = block_of([], identity[:16], height=1, previous=identity)
+        store.commit(block, BodyLocation(0, 64, 1))
+    except StoreFailed as error:
+        print(error.message)
+print(store.tip.height, flush=True)
+import os
+os._exit(0)
+"""
+
+
+def test_a_commit_is_synced(tmp_path: Path) -> None:
+    """Where syncing fails, so does the commit: no height is told that is not durable."""
+    path = create(tmp_path)
+    failed, refused, height = run_apart(UNSYNCED, path, ID.hex()).splitlines()
+    assert failed.startswith(f"cannot write {path} (IO error: ")
+    assert "Input/output error" in failed
+    assert "an earlier write" in refused
+    assert height == "0"
 
 
 IN_A_SMALL_DISK = r"""
