@@ -123,6 +123,7 @@ class _Tray:
     """
 
     __slots__ = (
+        "_owner_keys",
         "count",
         "counts",
         "ends",
@@ -187,6 +188,7 @@ class _Tray:
             columns.outpoints[:n_inputs].view(f"V{OUTPOINT_BYTES}").ravel().tolist()
         )
         self.owners = columns.owners[:n_inputs]
+        self._owner_keys: list[bytes] | None = None
 
     def grouped(self) -> list[tuple[bytes, ...]]:
         """Return the outpoints as one tuple per transaction."""
@@ -212,12 +214,13 @@ class _Tray:
     def newcomer(self, index: int, now_ms: int) -> Newcomer:
         """Return one transaction as a value, for the checks that look at it alone."""
         start, end = self.span(index)
-        owners: list[bytes] = self.owners[start:end].view(f"V{KEY_BYTES}").ravel().tolist()
+        if self._owner_keys is None:
+            self._owner_keys = self.owners.view(f"V{KEY_BYTES}").ravel().tolist()
         return Newcomer(
             self.ids[index],
             self.raws[index],
             tuple(self.outpoints[start:end]),
-            owners,
+            self._owner_keys[start:end],
             int(self.output_sums[index]),
             now_ms,
         )
@@ -561,6 +564,7 @@ class Admission:
         pool, limits = self._pool, self._limits
         entries = pool.entries
         leaving: dict[bytes, None] = {}
+        freed_bytes = 0
         if not pool.spent.keys().isdisjoint(outpoints):
             rivals = [pool.spent[outpoint] for outpoint in outpoints if outpoint in pool.spent]
             family = pool.family(rivals, limits.max_replaced)
@@ -574,6 +578,7 @@ class Admission:
             if fee < replaced_fees + limits.replacement_increment:
                 return Verdict.REPLACEMENT_FEE
             leaving = family
+            freed_bytes = sum(len(entries[rival][RAW]) for rival in family)
         ancestors = 1
         rate = fee_rate(fee, len(raw))
         if parents:
@@ -582,7 +587,6 @@ class Admission:
                 return Verdict.TOO_MANY_ANCESTORS
             rate = min(rate, min(map(pool.rate, parents)))
         count_over = len(entries) - len(leaving) + 1 - limits.max_count
-        freed_bytes = sum(len(entries[rival][RAW]) for rival in leaving)
         bytes_over = pool.size_bytes - freed_bytes + len(raw) - limits.max_bytes
         if count_over > 0 or bytes_over > 0:
             victims = pool.victims(count_over, bytes_over, rate, leaving)

@@ -162,18 +162,20 @@ class FeeOrder:
         ids = self._ids
         return [ids[row] for row in rows[np.argsort(-rates, kind="stable")].tolist()]
 
-    def pop_worst(self) -> Candidate | None:
-        """Take the worst entry out of the eviction order (not out of the pool); None when none is
-        left.
+    def pop_worst(self, below: int) -> Candidate | None:
+        """Take the worst entry out of the eviction order (not out of the pool).
 
+        None, and nothing is taken, when its rate is not below ``below`` or there is no entry left.
         What is popped and stays in the pool must come back through ``push``.
         """
         heap = self._complete_heap()
         while heap:
-            candidate = heappop(heap)
+            candidate = heap[0]
+            if candidate[0] >= below:
+                return None
+            heappop(heap)
             row = self._row(-candidate[1])
-            # Dead entries and outdated rates are dropped here rather than searched for when they
-            # arise.
+            # Dead entries and outdated rates are dropped here, not searched for when they arise.
             if (
                 row < len(self._ids)
                 and self._sequences[row] == -candidate[1]
@@ -196,8 +198,9 @@ class FeeOrder:
     def _complete_heap(self) -> list[Candidate]:
         heap = self._heap
         if heap is not None and len(heap) <= 2 * self._live_count + _SWEEP_ROWS:
-            first = self._row(self._heaped)
-            for row in range(first, len(self._ids)):
+            if self._heaped == self._next_sequence:
+                return heap
+            for row in range(self._row(self._heaped), len(self._ids)):
                 if self._alive[row]:
                     heappush(heap, (self._rates[row], -self._sequences[row], self._ids[row]))
         else:

@@ -293,10 +293,8 @@ class Pool:
         chosen: dict[bytes, Candidate] = {}
         passed: list[Candidate] = []
         while count > 0 or size_bytes > 0:
-            candidate = self._order.pop_worst()
-            if candidate is None or candidate[0] >= rate:
-                if candidate is not None:
-                    passed.append(candidate)
+            candidate = self._order.pop_worst(rate)
+            if candidate is None:
                 self._order.push([*chosen.values(), *passed])
                 return None
             txid = candidate[2]

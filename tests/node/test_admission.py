@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mempool_model import check
+from nacl.signing import SigningKey
 from payments import (
     ALICE,
     BOB,
     CAROL,
     IDS,
     MALLORY,
+    SALT,
     Chain,
     Payment,
     admit,
@@ -28,8 +30,11 @@ from payments import (
 from node.admission import parse
 from node.mempool import Mempool, PolicyLimits
 from node.params import MAX_AMOUNT, MAX_INPUTS
-from node.transaction import decode
+from node.transaction import Output, build, decode
 from node.verdict import Verdict
+from node.verification.batch import BatchVerifier
+from node.verification.columns import VerdictColumns
+from node.verification.nacl import NaclBackend
 
 MIN_FEE = 10
 LIMITS = PolicyLimits(relay_fee_per_kb=1_000, replacement_increment=5)
@@ -319,6 +324,36 @@ def test_a_store_that_fails_leaves_the_pool_usable(coins: Payment, chain: Chain)
     check(pool, chain)
     view.working = True
     admit(pool, *payments)
+
+
+def test_what_the_verifier_writes_is_what_admission_reads(chain: Chain) -> None:
+    owners = [SigningKey(bytes([seed]) * 32) for seed in range(3)]
+    keys = [bytes(owner.verify_key) for owner in owners]
+    coins = chain.fund(*[(100_000, keys[i % 3]) for i in range(60)])
+    signed = [
+        build(
+            [(coins.out(4 * i + k), owners[(4 * i + k) % 3]) for k in range(1 + i % 4)],
+            [Output(50_000, BOB), Output(40_000 + i, CAROL)],
+            SALT,
+        )
+        for i in range(12)
+    ]
+    stolen = build([(coins.out(50), owners[0])], [Output(1, MALLORY)], SALT)
+    broken = signed[0][:-1] + bytes([signed[0][-1] ^ 1])
+    raws = [*signed[:6], stolen, broken, *signed[6:]]
+    laid_out = tray(raws)
+    slot = bytearray(VerdictColumns.layout_bytes(20, 16_384))
+    columns = VerdictColumns(memoryview(slot), 20, 16_384)
+    verifier = BatchVerifier(NaclBackend(), SALT, 1, 20, 16_384)
+    verifier.verify(laid_out.payload, laid_out.offsets, columns)
+    codes = np.zeros(len(raws), dtype=np.uint8)
+    pool = Mempool(chain, LIMITS, MIN_FEE)
+    pool.admit(columns, len(raws), laid_out.payload, laid_out.offsets, 0, codes)
+    expected = [Verdict.ADMITTED] * 14
+    expected[6:8] = [Verdict.WRONG_OWNER, Verdict.BAD_SIGNATURE]
+    assert codes.tolist() == expected
+    assert pool.transactions(IDS.txid(raw) for raw in signed) == signed
+    check(pool, chain)
 
 
 def test_parse_reads_what_the_codec_writes() -> None:

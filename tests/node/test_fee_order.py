@@ -33,7 +33,7 @@ def test_best_and_worst_are_the_ends_of_one_order(
     assert len(order) == len(ranked)
     assert order.best(count) == [txid(n) for n in ranked[:count]]
     worst = []
-    while (candidate := order.pop_worst()) is not None:
+    while (candidate := order.pop_worst(10_000)) is not None:
         worst.append(candidate[2])
     assert worst == [txid(n) for n in reversed(ranked)]
 
@@ -59,8 +59,9 @@ def test_rows_survive_sweeps_and_stay_bounded() -> None:
                 order.discard(sequence)
         for sequence in leaving:
             del held[sequence]
-        if rng.random() < 0.1 and (worst := order.pop_worst()) is not None:
+        if rng.random() < 0.1 and (worst := order.pop_worst(10_000)) is not None:
             assert worst[0] == min(rate for rate, _ in held.values())
+            assert held[-worst[1]][0] == worst[0]  # not one whose row was swept away
             order.push([worst])
         assert order.row_count <= 2 * len(held) + 5_000
     assert len(order) == len(held) > 0
@@ -76,15 +77,16 @@ def test_rows_survive_sweeps_and_stay_bounded() -> None:
 def test_newcomers_and_raised_rates_join_an_order_that_is_in_use() -> None:
     order = FeeOrder()
     numbers = [order.append(txid(n), 10 * n, 0) for n in range(1, 5)]
-    assert order.pop_worst() == (10, -numbers[0], txid(1))
+    assert order.pop_worst(10) is None
+    assert order.pop_worst(11) == (10, -numbers[0], txid(1))
     order.append(txid(5), 5, 0)
     order.raise_rate(numbers[1], 100)
     ranked = []
-    while (candidate := order.pop_worst()) is not None:
+    while (candidate := order.pop_worst(10_000)) is not None:
         ranked.append((candidate[0], candidate[2]))
     assert ranked == [(5, txid(5)), (30, txid(3)), (40, txid(4)), (100, txid(2))]
     order.forget_worst()
-    assert order.pop_worst() == (5, -4, txid(5))
+    assert order.pop_worst(10_000) == (5, -4, txid(5))
 
 
 @pytest.mark.parametrize("count", [1, 5, 10_000])

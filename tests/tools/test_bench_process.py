@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import raw
+from tools.bench import echo, raw
 from tools.bench.errors import BenchError
 from tools.bench.machine import describe, file_system
 from tools.bench.process import cpu_ns, descendants, directory_bytes, pss_bytes, wait_gone
@@ -111,6 +112,11 @@ def test_a_worker_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(BenchError, match="raw speed could not be measured"):
         raw.measure(Kind.NACL, 0.05)
+
+
+def test_a_message_comes_back() -> None:
+    assert 0.01 < echo.p50_ms(5, 0.0) < 5_000
+    assert descendants(os.getpid()) == []
 
 
 def test_fsync_is_timed_and_leaves_nothing(tmp_path: Path) -> None:

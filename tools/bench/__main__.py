@@ -35,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Benchmarks: everything is measured side by side in one run.",
     epilog="Exit status: 0 measured; 1 the node misbehaved; 2 not carried out; 130 interrupted.",
 )

@@ -61,6 +61,7 @@ FIGURES: Final = (
     Figure("raw.nacl_per_s", "PyNaCl's crypto_sign_open on all cores at once", "1/s", _HIGHER),
     Figure("raw.mb8_per_s", "mb8 with its guards on all cores at once", "1/s", _HIGHER),
     Figure("raw.fsync_ms", "4 KiB written and synced, median", "ms", _LOWER),
+    Figure("raw.echo_p50_ms", "ZeroMQ on loopback, there and back, nothing else", "ms", _LOWER),
     Figure("node.1in.avx512.tx_per_s", "1-input payments finalised", "1/s", _HIGHER),
     Figure(
         "node.1in.avx512.vs_raw", "the same ÷ raw PyNaCl on all cores", "ratio", _HIGHER, 1.0, 1.6

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.bench import echo
 from tools.bench.load import LoadResult, run_load, verdict_latencies_ns
 from tools.bench.nodes import RunningNode
 from tools.bench.plan import BackendName, Scale, Subject, WorkloadNeed, size
@@ -178,10 +179,12 @@ def idle(
             node, bench.workload(needed), scale.idle_transactions, scale.pause_s
         )
     signature_ms = MS_PER_S / signatures_per_s
+    echo_ms = echo.p50_ms(scale.idle_transactions, scale.pause_s)
     latencies_ms = latencies_ns / NS_PER_MS
     verdict_ms = statistics.median(latencies_ms.tolist())
     figures = {
         "idle.verdict_p50_ms": verdict_ms,
+        "raw.echo_p50_ms": echo_ms,
         "idle.signature_us": US_PER_S / signatures_per_s,
         "idle.verdict_overhead_p50_ms": verdict_ms - signature_ms,
         "idle.cpu_percent": cpu_percent(before, after),

@@ -440,12 +440,11 @@ class _Loop:
 
     def _receive_verdicts(self) -> None:
         for client in self._clients:
+            # Asking first: to be told by an exception that there is nothing takes 26 us.
             for _ in range(REPLIES_AT_ONCE):
-                try:
-                    frames = client.recv_multipart(NOBLOCK)
-                except zmq.Again:
+                if not _readable(client):
                     break
-                self._on_reply(frames, time.monotonic_ns())
+                self._on_reply(client.recv_multipart(NOBLOCK), time.monotonic_ns())
 
     def _on_reply(self, frames: list[bytes], now: int) -> None:
         ledger = self._ledger
@@ -480,11 +479,8 @@ class _Loop:
             self._repeat(refused, now + SHED_PAUSE_NS)
 
     def _receive_news(self) -> None:
-        while True:
-            try:
-                frames = self._news.recv_multipart(NOBLOCK)
-            except zmq.Again:
-                return
+        while _readable(self._news):
+            frames = self._news.recv_multipart(NOBLOCK)
             if frames[0] != TOPIC_FINALISED:  # subscriptions are by prefix
                 continue
             if len(frames) != 3 or len(frames[2]) != SEQUENCE_BYTES:
