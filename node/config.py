@@ -165,14 +165,16 @@ class PipelineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "signatures are verified where the sockets are; leave it empty otherwise.",
         ),
     ] = ()
-    rss_limit_mb: Annotated[
+    net_memory_mb: Annotated[
         int,
         Meta(
             ge=0,
             le=1_048_576,
-            description="Resident memory above which a stage is restarted, in MiB; 0 is no limit.",
+            description="Resident memory, trays not counted, above which the stage with the "
+            "sockets is restarted, in MiB: a hostile client can make the socket library hold a "
+            "message that never ends. 0 is no limit.",
         ),
-    ] = 0
+    ] = 256
 
 
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

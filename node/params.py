@@ -1,13 +1,13 @@
 """Consensus parameters and byte layouts: constants that every node of a network must share.
 
-The layouts are documented byte by byte in ARCHITECTURE.md; here they are sizes and offsets, with the
-relations between them asserted at import. Parameters that a network chooses live in its genesis
-(``node.genesis``); nothing here is configurable.
+The layouts are documented byte by byte in ARCHITECTURE.md; here they are sizes and offsets, with
+the relations between them asserted at import. Parameters that a network chooses live in its
+genesis (``node.genesis``); nothing here is configurable.
 """
 
 from __future__ import annotations
 
-# Identifiers: BLAKE2b-256 (RFC 7693), personalised per kind of object, salted with the chain's genesis id.
+# Identifiers: BLAKE2b-256 (RFC 7693), personalised per kind of object, salted with the genesis id.
 ID_BYTES = 32
 SALT_BYTES = 16  # genesis_id[:16]; BLAKE2b's salt parameter
 PERSON_TXID = b"TIME/txid/v1".ljust(16, b"\0")
@@ -40,7 +40,7 @@ MAX_TX_BYTES = (
     TX_HEADER_BYTES + MAX_INPUTS * (INPUT_BYTES + WITNESS_BYTES) + MAX_OUTPUTS * OUTPUT_BYTES
 )
 
-# Amounts: integer units, 1 TIME = 10^8 units. No value and no sum of a block's values may reach 2^63.
+# Amounts: integer units, 1 TIME = 10^8 units. No value and no sum may reach 2^63.
 UNITS_PER_TIME = 100_000_000
 MAX_AMOUNT = 10_000_000_000_000_000  # 100 million TIME: more than any genesis may allot
 
@@ -49,7 +49,7 @@ MAX_AMOUNT = 10_000_000_000_000_000  # 100 million TIME: more than any genesis m
 BLOCK_VERSION = 1
 BLOCK_HEADER_BYTES = 128
 
-# Genesis allocations: 40-byte output records; record i is output (i mod 255) of allocation id i div 255.
+# Genesis allocations: 40-byte records; record i is output (i mod 255) of allocation id (i div 255).
 ALLOCATIONS_PER_ID = 255
 
 # Ingest: one client message (DESIGN: at most 1,024 transactions and 256 KiB).

@@ -45,7 +45,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     empty_pace_ms: int
     cache_mb: int  # MiB
     write_buffer_mb: int  # MiB
-    rss_limit_mb: int | None  # MiB, of every stage's process; the supervisor sees to it
+    net_memory_mb: int | None  # MiB, resident, of net without the trays; the supervisor sees to it
     log_level: str
     log_format: (
         str  # "human" or "json": auto is resolved in the parent, whose stderr the children share
@@ -91,7 +91,7 @@ def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool)
         empty_pace_ms=config.block.empty_pace_s * 1_000,
         cache_mb=config.store.cache_mb,
         write_buffer_mb=config.store.write_buffer_mb,
-        rss_limit_mb=config.pipeline.rss_limit_mb or None,
+        net_memory_mb=config.pipeline.net_memory_mb or None,
         log_level=config.log.level,
         log_format=log_format,
     )

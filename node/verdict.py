@@ -1,8 +1,9 @@
 """Verdicts: the one byte that a client gets for each transaction that it sends.
 
-Verifiers write the codes of encoding and signature into their verdict slots, the mempool the codes of
-ledger and policy into the admission slot, ``net`` the codes of transport. Every rejected transaction
-carries exactly one code and increments exactly one counter, so the counters of a stage sum to its input.
+Verifiers write the codes of encoding and signature into their verdict slots, the mempool the codes
+of ledger and policy into the admission slot, ``net`` the codes of transport. Every rejected
+transaction carries exactly one code and increments exactly one counter, so the counters of a stage
+sum to its input.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Staged pipelines of OS processes over shared-memory trays; knows nothing of what the items mean."""
+"""Staged pipelines of OS processes over shared memory; knows nothing of what the items mean."""

@@ -109,7 +109,7 @@ class Custody:
     # -- filling ---------------------------------------------------------------------------------
 
     def available(self, priority: int) -> bool:
-        """Whether `acquire(priority)` would get a tray; reserved trays are kept for lower numbers."""
+        """Whether `acquire` would get a tray; reserved ones are kept for lower numbers."""
         return len(self._free) > self._reserved[priority]
 
     def acquire(self, priority: int) -> tuple[int, int] | None:

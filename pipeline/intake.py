@@ -140,7 +140,7 @@ class Intake:
         return self._queue.pending_weight * 2 < self._queue.max_weight_total
 
     def pump(self) -> None:
-        """Move queued items into trays, and trays to the workers that ask; call after all inputs."""
+        """Move queued items into trays, and trays to workers that ask; call after all inputs."""
         if self._to_split:
             self._split_suspects()
         priority = PRIORITIES - 1
@@ -294,7 +294,7 @@ class Intake:
                 self._to_split.append((tray, generation))
 
     def _split(self, tray: int) -> bool:
-        """Copy a killing tray's items into others; False when there are not two free ones for it."""
+        """Copy a killing tray's items into others; False when fewer than two are free."""
         offsets = self._input.offsets[tray]
         items = int(self._input.headers[tray][1])
         if items == 1:

@@ -49,7 +49,7 @@ class Outbox:
         self._socket.connect(link_address(link, index))
 
     def send(self, frame: bytes) -> None:
-        """Send without waiting; a full dropping link counts, a full blocking one raises `LinkFull`."""
+        """Send without waiting; a full link counts the loss, or raises `LinkFull` if it blocks."""
         try:
             self._socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:

@@ -107,7 +107,7 @@ class VerdictSlots:
 
 
 class AdmissionSlots:
-    """Views of every slot of the admission segment: `codes[t]` is u8[max_items]; the sink writes."""
+    """Views of every slot of the admission segment: `codes[t]` is u8[max_items]."""
 
     def __init__(self, view: memoryview, dims: TrayDims) -> None:
         stride = TrayLayout(dims).admission_stride_bytes

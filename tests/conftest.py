@@ -1,4 +1,4 @@
-"""Makes tests/support importable, in tests and in the processes that they start; sets up hypothesis."""
+"""Makes tests/support importable, in tests and in what they start; sets up hypothesis."""
 
 from __future__ import annotations
 

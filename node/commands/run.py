@@ -20,10 +20,12 @@ from node.commands import __version__, preflight
 from node.commands.addresses import check_addresses
 from node.commands.loading import load
 from node.datadir import Layout
+from node.settings import NodeSettings
 from node.wiring import wire
 from pipeline.errors import OPERATOR_EXIT_STATUS, OperatorError
+from pipeline.layout import TrayLayout
 from pipeline.supervisor import Supervisor
-from pipeline.topology import processes
+from pipeline.topology import Topology, processes
 
 
 def run(where: Layout) -> int:
@@ -66,13 +68,24 @@ def run(where: Layout) -> int:
             where.run,
             log=log,
             on_ready=lambda: _tell_systemd("READY=1"),
-            rss_limit_mb=settings.rss_limit_mb,
+            rss_limit_mb=_memory_limits(settings, topology),
             program="timed",
         )
         status = supervisor.run()
     if status == OPERATOR_EXIT_STATUS and supervisor.failure:
         raise OperatorError(supervisor.failure)
     return status
+
+
+def _memory_limits(settings: NodeSettings, topology: Topology) -> dict[str, int]:
+    """Resident MiB per stage: the trays that it has mapped and what it may use beside them."""
+    if settings.net_memory_mb is None:
+        return {}
+    workers = topology.stage("verify").count
+    names = ("input", "admission", *(f"verdict-{index}" for index in range(workers)))
+    layout = TrayLayout(topology.trays)
+    trays_mb = sum(layout.segment_bytes(name) for name in names) >> 20
+    return {"net": trays_mb + settings.net_memory_mb}
 
 
 def _tell_systemd(state: str) -> None:

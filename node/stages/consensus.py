@@ -101,7 +101,7 @@ def build(context: StageContext) -> Stage:
 
 
 class ConsensusStage(TraySink):
-    """Admission, agreement and ledger in one process, because they share the mempool and the store."""
+    """Admission, agreement and ledger in one process: they share the mempool and the store."""
 
     def __init__(self, context: StageContext) -> None:
         settings = context.settings

@@ -1,4 +1,4 @@
-"""A disk that takes no more while the node runs: it stops with one clear line, and goes on later."""
+"""A disk that fills while the node runs: it stops with one clear line, and goes on later."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -208,6 +209,39 @@ def test_a_message_over_the_limit_ends_the_connection_not_the_node(
         assert verdict(other, funds.pay(30)) is Verdict.ADMITTED
     finally:
         other.close()
+
+
+def zmtp_frame(body: bytes, flags: int) -> bytes:
+    """One frame of ZMTP 3.0 (rfc.zeromq.org/spec/23): flags 1 more, 2 long, 4 command."""
+    return struct.pack(">BQ", flags | 2, len(body)) + body
+
+
+def test_a_message_that_never_ends_costs_the_sockets_a_restart_and_no_more(
+    tmp_path: Path, funds: Funds
+) -> None:
+    node = RunningNode(tmp_path, funds.directory, pipeline={"net_memory_mb": 100}).start()
+    try:
+        before = node.pid("net")
+        host, port = node.ingest.removeprefix("tcp://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as hostile:
+            greeting = b"\xff" + bytes(8) + b"\x7f" + b"\3\0" + b"NULL".ljust(20, b"\0")
+            hostile.sendall(greeting.ljust(64, b"\0"))
+            ready = b"\5READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+            hostile.sendall(zmtp_frame(ready, 4))
+            part = zmtp_frame(bytes(200_000), 1)
+            try:
+                for _ in range(5_000):  # a gigabyte, if it were let
+                    hostile.sendall(part)
+            except OSError:
+                pass
+        node.wait_until(lambda: node.pid("net") not in (None, before))
+        client = IngestClient(node.ingest)
+        try:
+            assert verdict(client, funds.pay(45)) is Verdict.ADMITTED
+        finally:
+            client.close()
+    finally:
+        node.end()
 
 
 def test_random_bytes_are_all_answered_and_memory_stays_bounded(

@@ -56,7 +56,7 @@ CASES: dict[tuple[str, str], tuple[str, Extract, object]] = {
         lambda s, t: [(x.process, x.count) for x in t.stages],
         [("net_verify", 1), ("net_verify", 1), (None, 1)],
     ),
-    ("pipeline", "rss_limit_mb"): ("5", lambda s, t: s.rss_limit_mb, 5),
+    ("pipeline", "net_memory_mb"): ("5", lambda s, t: s.net_memory_mb, 5),
     ("log", "level"): ('"debug"', lambda s, t: s.log_level, "debug"),
     ("log", "format"): ('"json"', lambda s, t: s.log_format, "json"),
 }

@@ -1,4 +1,4 @@
-"""A whole small pipeline with real processes, sockets and signals; it is no coin (tests/support/lines.py)."""
+"""A small pipeline that is no coin (tests/support/lines.py): real processes, sockets, signals."""
 
 from __future__ import annotations
 

@@ -76,19 +76,16 @@ class RunningNode:
         self.log = root / "node.log"
 
     def start(self) -> RunningNode:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*TIMED, "run", "--datadir", str(self.datadir)], stderr=log, stdout=log
-            )
+        """Start the node and wait until all its processes are ready."""
+        self.launch()
         self.wait_until(self._all_ready)
         return self
 
-    def run_to_the_end(self) -> int:
-        """Run until the node ends by itself; returns its exit status."""
+    def launch(self) -> None:
+        """Start the node and wait for nothing."""
+        command = [*TIMED, "run", "--datadir", str(self.datadir)]
         with self.log.open("ab") as log:
-            command = [*TIMED, "run", "--datadir", str(self.datadir)]
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
-        return self.process.wait(DEADLINE_S)
 
     def _all_ready(self) -> bool:
         assert self.process is not None
@@ -107,8 +104,15 @@ class RunningNode:
 
     def metrics(self, process: str) -> dict[str, Any]:
         """The metrics of the first stage of a process, name -> value."""
-        values: dict[str, Any] = self.status()["metrics"][process][0]["values"]
+        values: dict[str, Any] = self.fresh_status()["metrics"][process][0]["values"]
         return values
+
+    def fresh_status(self) -> dict[str, Any]:
+        """A status taken after this call began; the supervisor repeats its last for a moment."""
+        stale = self.status()["uptime_s"]
+        while (status := self.status())["uptime_s"] == stale:
+            time.sleep(0.01)
+        return status
 
     def kill(self, name: str) -> None:
         """SIGKILL, and wait until a successor is ready."""

@@ -68,8 +68,8 @@ SUBJECTS: Final = (
     Subject("finality", Measure.FINALITY, ("final.p50_ms", "final.p99_ms")),
     Subject(
         "idle", Measure.IDLE,
-        ("idle.verdict_overhead_p50_ms", "idle.verdict_p50_ms", "idle.signature_us", "raw.echo_p50_ms",
-         "idle.cpu_percent", "start.ready_s"),
+        ("idle.verdict_overhead_p50_ms", "idle.verdict_p50_ms", "idle.signature_us",
+         "raw.echo_p50_ms", "idle.cpu_percent", "start.ready_s"),
     ),
 )  # fmt: skip
 
