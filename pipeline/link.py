@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 else:
     Socket = zmq.Socket
 
+POLLIN = int(zmq.POLLIN)
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 200
 WORDS = 64  # READY, HELLO, START and SKIP messages that may lie in a link beside the trays
@@ -84,12 +85,14 @@ def open_inbox(context: zmq.Context[Socket], link: LinkSpec, index: int = 0) -> 
 def drain(socket: Socket, at_most: int) -> list[bytes]:
     """Receive what has arrived, up to a number of single-frame messages, without waiting."""
     frames: list[bytes] = []
-    while len(frames) < at_most:
-        try:
-            frames.append(socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            break
+    while len(frames) < at_most and has_input(socket):
+        frames.append(socket.recv(zmq.NOBLOCK))
     return frames
+
+
+def has_input(socket: Socket) -> bool:
+    """Whether a whole message waits; asking costs a tenth of an exception that says no."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & POLLIN)
 
 
 def link_named(topology: Topology, name: str) -> LinkSpec:

@@ -6,7 +6,8 @@ may wait.
 
 Time accounting: every nanosecond of the loop is charged to exactly one of *busy* (handling),
 *housekeeping*, *backpressure* (waiting while the stage refuses input because something downstream
-is full) or *idle* (waiting otherwise); the four counters sum to the time since the loop started.
+is full) or *idle* (waiting and resting otherwise); the four counters sum to the time since the loop
+started.
 
 Lag: while a stage is active the loop keeps a probe due every `PROBE_MS`; how late the loop notices
 it is what a message that arrived at that moment would have waited for the loop, scheduling delay of
@@ -65,6 +66,10 @@ class Stage:
     def accepts_bulk(self) -> bool:
         """Whether bulk inputs are polled; False charges waiting to backpressure."""
         return True
+
+    def rest_ms(self) -> int:
+        """How long the loop may let work gather before it polls again, 0 for not at all."""
+        return 0
 
     def deadline_ns(self) -> int | None:
         """When the loop must call `after_inputs` at the latest (CLOCK_MONOTONIC), or None."""
@@ -150,6 +155,9 @@ class _Loop:
     def turn(self) -> bool:
         """One turn; False when the process should end."""
         started_ns = self._mark_ns
+        rest_ms = min(stage.rest_ms() for stage in self._stages)
+        if rest_ms:
+            time.sleep(rest_ms / 1000)
         events = dict(self._poller.poll(self._timeout_ms(started_ns)))
         now = time.monotonic_ns()
         waited = now - started_ns

