@@ -143,14 +143,11 @@ class Intake:
         """Move queued items into trays, and trays to workers that ask; call after all inputs."""
         if self._to_split:
             self._split_suspects()
-        priority = PRIORITIES - 1
-        while True:
+        while self._current or self._queue.pending_weight:
             if not self._current:
                 taken = self._queue.take(self._dims.max_weight)
-                if not taken:
-                    break
                 self._current.extend(item for _, _, item in taken)
-            if not self._fill(self._current[0], priority):
+            if not self._fill(self._current[0], PRIORITIES - 1):
                 break
             self._current.popleft()
         self._dispatch()

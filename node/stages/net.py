@@ -35,8 +35,9 @@ from pipeline.tray import U32
 BURST_MESSAGES = 16  # client messages read in one turn, before answers go out again
 MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
 MAX_CLIENTS = 4096  # with unanswered requests at once
-REST_ITEMS = 64  # a turn that moved so many means load, and the loop may rest
-REST_MS = 1  # less than a verifier's time for one of the two trays that it has in hand
+REST_ITEMS = 64  # a turn that moved so many means load, and the loop may rest for a while
+REST_MS = 2  # less than a verifier's time for one of the two trays that it has in hand
+LOAD_NS = 10_000_000  # how long one such turn counts as load
 REQUEST_ID_BYTES = 8
 CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client that does not read
 WITNESS_COUNT_AT = 3  # offset of the count in the header
@@ -130,7 +131,8 @@ class NetStage(Stage):
         self._clients: dict[bytes, _Client] = {}
         self._dropped: dict[bytes, int] = {}  # client -> housekeeping turns until it is heard again
         self._moved = 0  # items taken in and answered so far
-        self._moved_much = False  # in the last turn
+        self._loaded = False
+        self._loaded_until_ns = 0
         writer = self.metrics
         self._verdict_counters = {int(v): writer[f"verdict_{v.name.lower()}"] for v in Verdict}
         self._tray_gauges = {state: writer[f"trays_{state.name.lower()}"] for state in TrayState}
@@ -149,12 +151,14 @@ class NetStage(Stage):
         """Fill trays and dispatch them."""
         self._intake.pump()
         moved = self._intake.items_in + self._intake.items_out
-        self._moved_much = moved - self._moved >= REST_ITEMS
+        if moved - self._moved >= REST_ITEMS:
+            self._loaded_until_ns = now_ns + LOAD_NS
         self._moved = moved
+        self._loaded = now_ns < self._loaded_until_ns
 
     def rest_ms(self) -> int:
         """Under load, let work gather: a turn costs the same for one tray and for several."""
-        return REST_MS if self._moved_much else 0
+        return REST_MS if self._loaded else 0
 
     def peer_died(self, message: PeerDied) -> None:
         """Dispatch a dead verifier's trays again."""
