@@ -20,6 +20,7 @@ is gone.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -104,6 +105,7 @@ class Stage:
 def run(stages: Sequence[Stage], contexts: Sequence[StageContext]) -> int:
     """Run the stages of one process until they are stopped; returns the process's exit status."""
     loop = _Loop(stages, contexts)
+    gc.freeze()  # what start-up made stays: the collector need not look at it again
     contexts[0].channel.send(Ready())
     try:
         while loop.turn():

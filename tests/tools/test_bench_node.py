@@ -125,11 +125,11 @@ def test_leaving_by_an_exception_stops_the_node(bench: Workbench) -> None:
 
 def test_single_transactions_are_timed_and_checked(bench: Workbench) -> None:
     with bench.datadir(NEED, {}) as datadir, RunningNode(datadir) as node:
-        latencies = verdict_latencies_ns(node, bench.workload(NEED), 5, pause_s=0.0)
+        latencies = verdict_latencies_ns(node, bench.workload(NEED), 0, 5, pause_s=0.0)
         assert latencies.shape == (5,)
         assert (latencies > 0).all()
         with pytest.raises(BenchFailed, match="transaction 0 was answered"):  # it is known by now
-            verdict_latencies_ns(node, bench.workload(NEED), 1, pause_s=0.0)
+            verdict_latencies_ns(node, bench.workload(NEED), 0, 1, pause_s=0.0)
         with pytest.raises(BenchFailed, match="verdict that cannot be true"):
             run_load(node, bench.workload(NEED), 100)
 

@@ -62,6 +62,7 @@ FIGURES: Final = (
     Figure("raw.mb8_per_s", "mb8 with its guards on all cores at once", "1/s", _HIGHER),
     Figure("raw.fsync_ms", "4 KiB written and synced, median", "ms", _LOWER),
     Figure("raw.echo_p50_ms", "ZeroMQ on loopback, there and back, nothing else", "ms", _LOWER),
+    Figure("raw.echo_paused_p50_ms", "the same, 5 ms after the one before", "ms", _LOWER),
     Figure("node.1in.avx512.tx_per_s", "1-input payments finalised", "1/s", _HIGHER),
     Figure(
         "node.1in.avx512.vs_raw", "the same ÷ raw PyNaCl on all cores", "ratio", _HIGHER, 1.0, 1.6
@@ -89,10 +90,14 @@ FIGURES: Final = (
     ),
     Figure("net.lag_max_ms", "the latest that it was", "ms", _LOWER, 50.0, 20.0),
     Figure(
-        "idle.verdict_overhead_p50_ms", "one transaction on an idle node, beyond its signature",
+        "idle.verdict_overhead_p50_ms", "one transaction after the other, beyond the signature",
         "ms", _LOWER, 1.0, 0.3,
     ),
     Figure("idle.verdict_p50_ms", "the same with its signature", "ms", _LOWER),
+    Figure(
+        "idle.verdict_paused_p50_ms", "the same, 5 ms after the verdict before: cores gone idle",
+        "ms", _LOWER,
+    ),
     Figure("idle.signature_us", "one signature, verified alone", "µs", _LOWER),
     Figure(
         "final.p50_ms", "finality at half load, block pace 100 ms, from intended sending", "ms",

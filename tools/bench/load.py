@@ -113,10 +113,10 @@ def check_report(report: dict[str, Any], transactions: int) -> None:
 
 
 def verdict_latencies_ns(
-    node: RunningNode, directory: Path, count: int, pause_s: float
+    node: RunningNode, directory: Path, first: int, count: int, pause_s: float
 ) -> npt.NDArray[np.int64]:
-    """Send the first ``count`` transactions of a workload one by one, each after the verdict on
-    the one before and a pause; returns how long each verdict took.
+    """Send ``count`` transactions of a workload one by one, each after the verdict on the one
+    before and a pause; returns how long each verdict took.
 
     Raises BenchFailed when a verdict is wrong or missing.
     """
@@ -126,7 +126,7 @@ def verdict_latencies_ns(
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.RCVTIMEO, VERDICT_TIMEOUT_MS)
         client.connect(endpoints(node.datadir)[0])
-        for number in range(count):
+        for number in range(first, first + count):
             raw = workload.transaction(number)
             frames = [number.to_bytes(8, "little"), len(raw).to_bytes(2, "little"), raw]
             began = time.monotonic_ns()
@@ -135,7 +135,7 @@ def verdict_latencies_ns(
                 answer = client.recv_multipart()
             except zmq.Again:
                 raise BenchFailed(f"transaction {number} got no verdict") from None
-            latencies[number] = time.monotonic_ns() - began
+            latencies[number - first] = time.monotonic_ns() - began
             if answer != [frames[0], bytes((Verdict.ADMITTED,))]:
                 raise BenchFailed(f"transaction {number} was answered {answer!r}, not ADMITTED")
             time.sleep(pause_s)

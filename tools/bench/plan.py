@@ -69,7 +69,8 @@ SUBJECTS: Final = (
     Subject(
         "idle", Measure.IDLE,
         ("idle.verdict_overhead_p50_ms", "idle.verdict_p50_ms", "idle.signature_us",
-         "raw.echo_p50_ms", "idle.cpu_percent", "start.ready_s"),
+         "raw.echo_p50_ms", "raw.echo_paused_p50_ms", "idle.verdict_paused_p50_ms",
+         "idle.cpu_percent", "start.ready_s"),
     ),
 )  # fmt: skip
 

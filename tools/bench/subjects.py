@@ -175,16 +175,16 @@ def idle(
         before = node.sample()
         time.sleep(scale.idle_s)
         after = node.sample(memory=True)
-        latencies_ns = verdict_latencies_ns(
-            node, bench.workload(needed), scale.idle_transactions, scale.pause_s
-        )
+        workload, count = bench.workload(needed), scale.idle_transactions
+        latencies_ms = verdict_latencies_ns(node, workload, 0, count, 0.0) / NS_PER_MS
+        paused_ms = verdict_latencies_ns(node, workload, count, count, scale.pause_s) / NS_PER_MS
     signature_ms = MS_PER_S / signatures_per_s
-    echo_ms = echo.p50_ms(scale.idle_transactions, scale.pause_s)
-    latencies_ms = latencies_ns / NS_PER_MS
     verdict_ms = statistics.median(latencies_ms.tolist())
     figures = {
         "idle.verdict_p50_ms": verdict_ms,
-        "raw.echo_p50_ms": echo_ms,
+        "idle.verdict_paused_p50_ms": statistics.median(paused_ms.tolist()),
+        "raw.echo_p50_ms": echo.p50_ms(count, 0.0),
+        "raw.echo_paused_p50_ms": echo.p50_ms(count, scale.pause_s),
         "idle.signature_us": US_PER_S / signatures_per_s,
         "idle.verdict_overhead_p50_ms": verdict_ms - signature_ms,
         "idle.cpu_percent": cpu_percent(before, after),
