@@ -254,7 +254,7 @@ class Custody:
             return []
         self._sinks_started += 1
         out = [
-            Descriptor(Kind.START, priority, 0, 0, self._epoch, 0, 0, 0, 0, self._lowest(priority))
+            Descriptor(Kind.START, priority, epoch=self._epoch, sequence=self._lowest(priority))
             for priority in range(PRIORITIES)
         ]
         judged = [

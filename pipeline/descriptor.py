@@ -33,15 +33,15 @@ class Descriptor(NamedTuple):
     """
 
     kind: int
-    priority: int
-    tray: int
-    worker: int
-    epoch: int
-    incarnation: int
-    attempt: int
-    items: int
-    generation: int
-    sequence: int
+    priority: int = 0
+    tray: int = 0
+    worker: int = 0
+    epoch: int = 0
+    incarnation: int = 0
+    attempt: int = 0
+    items: int = 0
+    generation: int = 0
+    sequence: int = 0
 
 
 _DESCRIPTOR = struct.Struct("<BBHHxxIIIIQQ")

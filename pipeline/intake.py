@@ -26,7 +26,7 @@ from pipeline.descriptor import Kind, pack_descriptor, unpack_descriptor
 from pipeline.fair import FairQueue
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.stage import Input
-from pipeline.tray import U8, U32, AdmissionSlots, InputSlots
+from pipeline.tray import U32, AdmissionSlots, InputSlots
 
 # A process that dies of one of these while it works on a tray blames the tray; SIGKILL (an
 # operator, the out-of-memory killer, the supervisor's hang detection) blames nobody.
@@ -76,8 +76,8 @@ class _Filling:
 class Intake:
     """Fills trays fairly, dispatches them on demand, and answers requests.
 
-    `quarantine(item, code_position)` is told the bytes of an item that kills workers; the item is
-    answered with `quarantine_code`.
+    An item that kills workers is answered with `quarantine_code`, and `on_quarantine` is told its
+    bytes.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Intake:
     # -- in --------------------------------------------------------------------------------------
 
     def offer(
-        self, source: bytes, request: Request, payload: memoryview, lengths: U32, weights: U32
+        self, source: bytes, request: Request, payload: memoryview, ends: U32, weights: U32
     ) -> bool:
         """Queue the items of one request for trays; False when this source must wait its turn.
 
-        `payload` holds the items back to back; `lengths` and `weights` are u32[n], n ≥ 1, each
-        length at most `tray_bytes`. An item heavier than a tray's `max_weight` travels alone.
+        `payload` holds the items back to back; `ends` u32[n], n ≥ 1, says where each ends,
+        `weights` u32[n] what it costs. No item is longer than `tray_bytes`; one that is heavier
+        than a tray's `max_weight` travels alone.
         """
         totals = np.cumsum(weights, dtype=np.uint32)
-        bulk = _Bulk(request, payload, np.cumsum(lengths, dtype=np.uint32), totals)
-        return self._queue.offer(source, int(totals[-1]), bulk)
+        return self._queue.offer(source, int(totals[-1]), _Bulk(request, payload, ends, totals))
 
     @property
     def accepts_bulk(self) -> bool:
@@ -372,6 +372,3 @@ def _part_of_runs(runs: list[_Run], begin: int, end: int) -> list[_Run]:
             part.append(_Run(run.request, run.first + first - at, last - first))
         at += run.items
     return part
-
-
-__all__ = ["CRASH_SIGNALS", "U8", "Intake", "Request"]

@@ -109,7 +109,7 @@ class TraySink(Stage):
             for index in range(len(workers))
         ]
         self._epoch = _Epoch([0] * dims.trays)
-        hello = Descriptor(Kind.HELLO, 0, 0, 0, context.epoch, context.incarnation, 0, 0, 0, 0)
+        hello = Descriptor(Kind.HELLO, epoch=context.epoch, incarnation=context.incarnation)
         self._returns.send(pack_descriptor(*hello))
 
     def _handle_judged(self) -> int:

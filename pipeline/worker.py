@@ -29,7 +29,6 @@ class TrayWorker(Stage):
         self._done = Outbox(sockets, link_named(topology, "done"))
         self._judged = Outbox(sockets, link_named(topology, "judged"))
         self.inputs = (Input(self._socket, self._handle_work),)
-        self._stopped = False
         self._attach()
 
     def judge(self, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
@@ -49,10 +48,6 @@ class TrayWorker(Stage):
         self._attach()
         self.reattached()
 
-    def stop(self) -> None:
-        """Nothing in hand outlives a turn, so there is nothing to finish."""
-        self._stopped = True
-
     def close(self) -> None:
         """Close the sockets."""
         self._socket.close()
@@ -66,15 +61,10 @@ class TrayWorker(Stage):
         self._verdicts = VerdictSlots(own.view, context.dims)
         ready = Descriptor(
             Kind.READY,
-            0,
-            0,
-            context.index,
-            context.epoch,
-            context.incarnation,
-            0,
-            WORKER_CREDIT,
-            0,
-            0,
+            worker=context.index,
+            epoch=context.epoch,
+            incarnation=context.incarnation,
+            items=WORKER_CREDIT,
         )
         self._done.send(pack_descriptor(*ready))
 

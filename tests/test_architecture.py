@@ -32,6 +32,7 @@ PURE = [
     "node.consensus.*",
     "node.fee_order",
     "node.ledger",
+    "node.storage.changes",
     "node.mempool",
     "node.orphans",
     "node.params",
@@ -40,8 +41,6 @@ PURE = [
     "node.transaction",
     "node.verdict",
     "node.verification.columns",
-    "node.p2p.*",
-    "node.rpc.jsonrpc",
 ]
 PERFORMING = {
     *("asyncio", "mmap", "multiprocess", "multiprocessing", "os", "random", "rocksdict", "secrets"),
@@ -222,14 +221,11 @@ def test_the_pipeline_does_not_speak_of_coins(module: str) -> None:
 @pytest.mark.parametrize("pattern", PURE)
 def test_pure_modules_touch_nothing(pattern: str) -> None:
     modules = pure_modules(pattern)
-    if not modules:
-        pytest.skip("not written yet")
+    assert modules, f"no module is called {pattern}"
     assert {module: found for module in modules if (found := performs(module))} == {}
 
 
 def test_the_process_with_the_sockets_loads_no_cryptography() -> None:
-    if WITHOUT_CRYPTOGRAPHY not in MODULES:
-        pytest.skip("not written yet")
     loaded = {
         name: by
         for name, by in reached_from(WITHOUT_CRYPTOGRAPHY).items()

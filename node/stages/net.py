@@ -219,8 +219,11 @@ class NetStage(Stage):
         if n_items > INGEST_MAX_TRANSACTIONS or len(payload) > INGEST_MAX_BYTES:
             self._refuse(client, id_, Verdict.TOO_LARGE)
             return
-        lengths = np.frombuffer(frames[2][: 2 * n_items], np.uint16).astype(np.uint32)
-        if odd or n_items == 0 or int(lengths.sum()) != len(payload):
+        if odd or n_items == 0:
+            self._refuse(client, id_, Verdict.BAD_REQUEST)
+            return
+        ends = np.cumsum(np.frombuffer(frames[2], "<u2"), dtype=np.uint32)
+        if ends[-1] != len(payload):
             self._refuse(client, id_, Verdict.BAD_REQUEST)
             return
         account = self._clients.get(client)
@@ -229,10 +232,10 @@ class NetStage(Stage):
                 self._refuse(client, id_, Verdict.BUSY)
                 return
             account = self._clients[client] = _Client()
-        weights = _signature_weights(payload, lengths)
+        weights = _signature_weights(payload, ends)
         request = _Request(self, client, id_, n_items)
         if account.unanswered >= MAX_UNANSWERED or not self._intake.offer(
-            client, request, memoryview(payload), lengths, weights
+            client, request, memoryview(payload), ends, weights
         ):
             self._refuse(client, id_, Verdict.BUSY)
             return
@@ -283,23 +286,21 @@ class NetStage(Stage):
         self._log.error("transaction_quarantined", size=len(item), item=item.hex())
 
 
-def _signature_weights(payload: bytes, lengths: U32) -> U32:
+def _signature_weights(payload: bytes, ends: U32) -> U32:
     """What each transaction costs to verify, in signatures: u32[n], at least 1.
 
     It is the count of witnesses in its header, as far as its length can hold so many (a false count
     is cheap to reject), or more for its bytes, so that a queue of few signatures is no large one.
     """
-    if len(lengths) == 1:  # what an idle node gets; arrays would be most of its latency
+    if len(ends) == 1:  # what an idle node gets; arrays would be most of its latency
         claims = payload[WITNESS_COUNT_AT] if len(payload) > WITNESS_COUNT_AT else 0
-        weight = max(
-            min(claims, len(payload) // WITNESS_BYTES), len(payload) // QUEUE_WEIGHT_BYTES + 1
-        )
-        return np.array([weight], np.uint32)
+        claims = min(claims, len(payload) // WITNESS_BYTES)
+        return np.array([max(claims, len(payload) // QUEUE_WEIGHT_BYTES + 1)], np.uint32)
+    starts = np.concatenate((np.zeros(1, np.uint32), ends[:-1]))
+    lengths = ends - starts
     bytes_ = np.frombuffer(payload or b"\0", np.uint8)
-    ends = np.cumsum(lengths, dtype=np.uint32)
-    at = np.minimum(ends - lengths + np.uint32(WITNESS_COUNT_AT), np.uint32(len(bytes_) - 1))
-    possible = lengths // np.uint32(WITNESS_BYTES)
-    claimed = np.minimum(bytes_[at], possible)
+    at = np.minimum(starts + np.uint32(WITNESS_COUNT_AT), np.uint32(len(bytes_) - 1))
+    claimed = np.minimum(bytes_[at], lengths // np.uint32(WITNESS_BYTES))
     weights: U32 = np.maximum(claimed, lengths // np.uint32(QUEUE_WEIGHT_BYTES) + np.uint32(1))
     return weights
 

@@ -44,7 +44,7 @@ def test_no_link_can_block() -> None:
 def test_a_tray_holds_any_transaction_and_is_weighed_for_its_backend() -> None:
     assert TRAY_BYTES >= MAX_TX_BYTES
     assert wire(CONFIG, "avx512", range(2)).trays.max_weight == 256
-    assert wire(CONFIG, "nacl", range(2)).trays.max_weight == 48
+    assert wire(CONFIG, "nacl", range(2)).trays.max_weight == 128
     assert wire(CONFIG, "nacl", range(2)).trays.max_items == MAX_ITEMS
     assert sum(wire(CONFIG, "nacl", range(2)).trays.reserved) < CONFIG.pipeline.trays
 

@@ -186,7 +186,11 @@ class World:
         worker.incarnation += 1
         worker.alive = True
         ready = Descriptor(
-            Kind.READY, 0, 0, worker.index, EPOCH, worker.incarnation, 0, WORKER_CREDIT, 0, 0
+            Kind.READY,
+            worker=worker.index,
+            epoch=EPOCH,
+            incarnation=worker.incarnation,
+            items=WORKER_CREDIT,
         )
         worker.to_intake.append(ready)
 
@@ -199,7 +203,7 @@ class World:
 
     def start_sink(self) -> None:
         self.sink = Sink(self.sink.incarnation + 1, alive=True)
-        self.sink.to_intake.append(Descriptor(Kind.HELLO, 0, 0, 0, EPOCH, 0, 0, 0, 0, 0))
+        self.sink.to_intake.append(Descriptor(Kind.HELLO, epoch=EPOCH))
 
     def revive(self) -> None:
         for worker in self.workers:
@@ -289,19 +293,21 @@ def test_urgent_trays_are_dispatched_first() -> None:
         tray = custody.acquire(priority)
         assert tray is not None
         custody.seal(tray[0], 1)
-    custody.worker_ready(Descriptor(Kind.READY, 0, 0, 0, EPOCH, 1, 0, WORKER_CREDIT, 0, 0))
+    custody.worker_ready(Descriptor(Kind.READY, epoch=EPOCH, incarnation=1, items=WORKER_CREDIT))
     assert [work.priority for work in custody.dispatch()] == [0, 1]
 
 
 def test_a_message_about_a_filling_that_never_was_stops_the_process() -> None:
     custody = Custody(DIMS, 1, EPOCH)
-    forged = Descriptor(Kind.RETURN, 2, 0, 0, EPOCH, 1, 1, 1, 99, 0)
+    forged = Descriptor(Kind.RETURN, epoch=EPOCH, attempt=1, items=1, generation=99)
     with pytest.raises(CustodyError, match="never filled"):
         custody.sink_returned(forged)
 
 
 def test_messages_of_another_epoch_change_nothing() -> None:
     custody = Custody(DIMS, 1, EPOCH)
-    custody.worker_ready(Descriptor(Kind.READY, 0, 0, 0, EPOCH - 1, 1, 0, WORKER_CREDIT, 0, 0))
+    custody.worker_ready(
+        Descriptor(Kind.READY, epoch=EPOCH - 1, incarnation=1, items=WORKER_CREDIT)
+    )
     assert not custody.hungry
     assert custody.sink_started(EPOCH - 1) == []

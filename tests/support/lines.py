@@ -105,10 +105,10 @@ class Source(Stage):
             client, id_, *lines = self.clients.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return 0
-        lengths = np.array([len(line) for line in lines], np.uint32)
+        ends = np.cumsum([len(line) for line in lines], dtype=np.uint32)
         request = Request(self, client, id_, len(lines))
         ones = np.ones(len(lines), np.uint32)
-        if not self.intake.offer(client, request, memoryview(b"".join(lines)), lengths, ones):
+        if not self.intake.offer(client, request, memoryview(b"".join(lines)), ends, ones):
             self.clients.send_multipart((client, id_, bytes([BUSY])))
         return 1
 
