@@ -131,7 +131,7 @@ class Intake:
         `weights` u32[n] what it costs. No item is longer than `tray_bytes`; one that is heavier
         than a tray's `max_weight` travels alone.
         """
-        totals = np.cumsum(weights, dtype=np.uint32)
+        totals: U32 = weights if len(weights) == 1 else np.cumsum(weights, dtype=np.uint32)
         return self._queue.offer(source, int(totals[-1]), _Bulk(request, payload, ends, totals))
 
     @property

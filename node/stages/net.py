@@ -222,7 +222,9 @@ class NetStage(Stage):
         if odd or n_items == 0:
             self._refuse(client, id_, Verdict.BAD_REQUEST)
             return
-        ends = np.cumsum(np.frombuffer(frames[2], "<u2"), dtype=np.uint32)
+        ends = np.frombuffer(frames[2], "<u2").astype(np.uint32)  # where each one ends
+        if n_items > 1:
+            np.cumsum(ends, out=ends)
         if ends[-1] != len(payload):
             self._refuse(client, id_, Verdict.BAD_REQUEST)
             return

@@ -30,7 +30,14 @@ from node.params import (
     TX_VERSION,
     WITNESS_BYTES,
 )
-from node.transaction import IdHasher, Transaction, TransactionError, decode
+from node.transaction import (
+    IdHasher,
+    Transaction,
+    TransactionError,
+    Witness,
+    decode,
+    spend_message,
+)
 from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 from node.verification.signatures import Backend, Bytes, Flags, SignatureTable
@@ -143,10 +150,7 @@ class BatchVerifier:
     def _one_by_one(
         self, payload: memoryview, bounds: list[int], out: VerdictColumns
     ) -> BatchCounts:
-        codes = [int(Verdict.BAD_LENGTH)] * (len(bounds) - 1)
-        table = self._table
         decoded: list[tuple[int, Transaction, bytes]] = []
-        message_of: list[int] = []
         for item, (begin, end) in enumerate(pairwise(bounds)):
             if end < begin:
                 raise ValueError("offsets descend")
@@ -154,37 +158,44 @@ class BatchVerifier:
             try:
                 transaction = decode(raw, self._dust_limit)
             except TransactionError as error:
-                codes[item] = error.verdict
+                out.put_rejected(item, error.verdict)
                 continue
-            witnesses_at = len(raw) - WITNESS_BYTES * len(transaction.witnesses)
-            first = len(message_of)
-            message_of += [len(decoded)] * len(transaction.witnesses)
-            table.witnesses[first : len(message_of)] = np.frombuffer(
-                raw, dtype=np.uint8, offset=witnesses_at
-            ).reshape(-1, WITNESS_BYTES)
-            txid = self._hasher.body_id(raw[:witnesses_at])
-            table.ids[len(decoded)] = np.frombuffer(txid, dtype=np.uint8)
-            decoded.append((item, transaction, txid))
-        passed = self._passing(np.array(message_of, dtype=np.intp), len(decoded))
-        n_items = len(codes)
-        out.txids[:n_items] = 0
-        out.n_inputs[:n_items] = 0
-        out.output_sums[:n_items] = 0
-        outpoints, owners = [], []
-        for (item, transaction, txid), good in zip(decoded, passed.tolist(), strict=True):
+            body = raw[: len(raw) - WITNESS_BYTES * len(transaction.witnesses)]
+            decoded.append((item, transaction, self._hasher.body_id(body)))
+        valid = self._valid_few([(each.witnesses, txid) for _, each, txid in decoded])
+        n_inputs = n_passed = n_signatures = 0
+        for (item, transaction, txid), good in zip(decoded, valid, strict=True):
+            n_signatures += len(transaction.witnesses)
             if not good:
-                codes[item] = Verdict.BAD_SIGNATURE
+                out.put_rejected(item, Verdict.BAD_SIGNATURE)
                 continue
-            codes[item] = Verdict.ADMITTED
-            out.txids[item] = np.frombuffer(txid, dtype=np.uint8)
-            out.n_inputs[item] = len(transaction.inputs)
-            out.output_sums[item] = transaction.output_sum
-            outpoints += [spent.outpoint for spent in transaction.inputs]
-            owners += [transaction.witnesses[spent.witness].key for spent in transaction.inputs]
-        out.codes[:n_items] = codes
-        out.outpoints[: len(outpoints)].reshape(-1)[:] = np.frombuffer(b"".join(outpoints), "u1")
-        out.owners[: len(owners)].reshape(-1)[:] = np.frombuffer(b"".join(owners), "u1")
-        return BatchCounts(n_items, int(passed.sum()), len(message_of))
+            inputs, witnesses = transaction.inputs, transaction.witnesses
+            out.put(item, Verdict.ADMITTED, txid, len(inputs), transaction.output_sum)
+            out.put_inputs(
+                n_inputs,
+                b"".join([spent.outpoint for spent in inputs]),
+                b"".join([witnesses[spent.witness].key for spent in inputs]),
+            )
+            n_inputs += len(inputs)
+            n_passed += 1
+        return BatchCounts(len(bounds) - 1, n_passed, n_signatures)
+
+    def _valid_few(self, signed: list[tuple[tuple[Witness, ...], bytes]]) -> list[bool]:
+        """Whether all witnesses of each (witnesses, txid) are valid."""
+        witnesses = [witness for each, _ in signed for witness in each]
+        if len(witnesses) == 1:  # an idle node's case: the table would cost half of the signature
+            (witness,) = witnesses
+            message = spend_message(signed[0][1])
+            return [self._backend.verify_alone(witness.key, witness.signature, message)]
+        table = self._table
+        if witnesses:
+            packed = b"".join([witness.key + witness.signature for witness in witnesses])
+            table.witnesses[: len(witnesses)].reshape(-1)[:] = np.frombuffer(packed, np.uint8)
+            ids = b"".join([txid for _, txid in signed])
+            table.ids[: len(signed)] = np.frombuffer(ids, np.uint8).reshape(-1, ID_BYTES)
+        message_of = [at for at, (each, _) in enumerate(signed) for _ in each]
+        passed: list[bool] = self._passing(np.array(message_of, np.intp), len(signed)).tolist()
+        return passed
 
     # together
 

@@ -8,6 +8,7 @@ whatever lies beyond the item count of the current tray is left over from an ear
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from node.params import ID_BYTES, INPUT_BYTES, KEY_BYTES, OUTPOINT_BYTES
 
 _ALIGNMENT_BYTES = 8
+_U16 = struct.Struct("<H")
+_U64 = struct.Struct("<Q")
 
 
 def _placed(max_items: int, tray_bytes: int) -> list[tuple[int, tuple[int, ...], str]]:
@@ -54,7 +57,16 @@ class VerdictColumns:
     The views are read-only where the buffer is. Raises ``ValueError`` for too small a buffer.
     """
 
-    __slots__ = ("codes", "n_inputs", "outpoints", "output_sums", "owners", "txids")
+    __slots__ = (
+        "_places",
+        "_view",
+        "codes",
+        "n_inputs",
+        "outpoints",
+        "output_sums",
+        "owners",
+        "txids",
+    )
 
     codes: npt.NDArray[np.uint8]
     txids: npt.NDArray[np.uint8]
@@ -79,6 +91,29 @@ class VerdictColumns:
             self.outpoints,
             self.owners,
         ) = arrays
+        self._view = view
+        self._places = tuple(offset for offset, _, _ in columns)
+
+    def put_rejected(self, item: int, code: int) -> None:
+        """Write the columns of one item without arrays: for trays of a few."""
+        self.put(item, code, bytes(ID_BYTES), 0, 0)
+
+    def put_inputs(self, first: int, outpoints: bytes, owners: bytes) -> None:
+        """Write packed inputs, from the given row on: outpoint[33] and owner[32] of each."""
+        _, _, _, _, outpoints_at, owners_at = self._places
+        at = outpoints_at + first * OUTPOINT_BYTES
+        self._view[at : at + len(outpoints)] = outpoints
+        at = owners_at + first * KEY_BYTES
+        self._view[at : at + len(owners)] = owners
+
+    def put(self, item: int, code: int, txid: bytes, n_inputs: int, output_sum: int) -> None:
+        """Write the columns of one item without arrays: for trays of a few."""
+        codes_at, txids_at, n_inputs_at, sums_at, _, _ = self._places
+        self._view[codes_at + item] = code
+        at = txids_at + item * ID_BYTES
+        self._view[at : at + ID_BYTES] = txid
+        _U16.pack_into(self._view, n_inputs_at + 2 * item, n_inputs)
+        _U64.pack_into(self._view, sums_at + 8 * item, output_sum)
 
     @staticmethod
     def max_inputs(tray_bytes: int) -> int:

@@ -62,6 +62,11 @@ class NaclBackend:
             dtype=np.bool_,
         )
 
+    def verify_alone(self, key: bytes, signature: bytes, message: bytes) -> bool:
+        """Return whether one signature is valid, without a table: key[32], signature[64]."""
+        result: int = self._verify(signature, message, len(message), key)
+        return result == 0
+
     def verify_one(self, table: SignatureTable, row: int) -> bool:
         """Return whether the table's signature ``row`` is valid."""
         result: int = self._verify(

@@ -128,3 +128,6 @@ class Backend(Protocol):
 
     def verify(self, table: SignatureTable, count: int) -> Flags:
         """Return which of the table's first ``count`` signatures are valid: bool[count]."""
+
+    def verify_alone(self, key: bytes, signature: bytes, message: bytes) -> bool:
+        """Return whether one signature is valid, without a table: key[32], signature[64]."""
