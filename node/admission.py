@@ -18,24 +18,19 @@ again is harmless.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise, repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from node.newcomers import Newcomer, TrayItems, parse
 from node.orphans import Orphan, OrphanPool
 from node.params import (
     ID_BYTES,
-    INPUT_BYTES,
     KEY_BYTES,
     MAX_AMOUNT,
-    OUTPOINT_BYTES,
     OUTPUT_BYTES,
-    TX_HEADER_BYTES,
-    WITNESS_BYTES,
 )
 from node.policy import RATE_BYTES, PolicyLimits, fee_rate, relay_fee
 from node.pool import FEE, RAW, Pool
@@ -82,148 +77,11 @@ class OutputView(Protocol):
     def find_transaction(self, txid: bytes, /) -> TransactionPosition | None: ...
 
 
-class Newcomer(NamedTuple):
-    """One verified transaction on its way into the pool; ``owners``: the witness key per input."""
-
-    txid: bytes
-    raw: bytes
-    outpoints: tuple[bytes, ...]
-    owners: Sequence[bytes]
-    output_sum: int
-    arrived_ms: int
-
-
 class _Funding(NamedTuple):
     """What a newcomer's inputs bring: its fee, and the entries of the pool that it spends from."""
 
     fee: int
     parents: tuple[bytes, ...]
-
-
-def parse(txid: bytes, raw: bytes, arrived_ms: int) -> Newcomer:
-    """Read a canonical, verified transaction back from its bytes."""
-    n_inputs, n_outputs = raw[1], raw[2]
-    outputs_at = TX_HEADER_BYTES + INPUT_BYTES * n_inputs
-    witnesses_at = outputs_at + OUTPUT_BYTES * n_outputs
-    outpoints = []
-    owners = []
-    for at in range(TX_HEADER_BYTES, outputs_at, INPUT_BYTES):
-        outpoints.append(raw[at : at + OUTPOINT_BYTES])
-        key_at = witnesses_at + WITNESS_BYTES * raw[at + OUTPOINT_BYTES]
-        owners.append(raw[key_at : key_at + KEY_BYTES])
-    output_sum = sum(
-        _U64.unpack_from(raw, at)[0] for at in range(outputs_at, witnesses_at, OUTPUT_BYTES)
-    )
-    return Newcomer(txid, raw, tuple(outpoints), owners, output_sum, arrived_ms)
-
-
-class _Tray:
-    """The passing transactions of one tray, as lists (for dictionaries) and arrays (for
-    arithmetic).
-    """
-
-    __slots__ = (
-        "_owner_keys",
-        "count",
-        "counts",
-        "ends",
-        "ids",
-        "outpoints",
-        "output_sums",
-        "owners",
-        "raws",
-        "sizes",
-        "spender_ids",
-        "uniform",
-    )
-
-    def __init__(
-        self,
-        columns: VerdictColumns,
-        n_items: int,
-        passing: npt.NDArray[np.intp] | None,
-        payload: memoryview,
-        offsets: npt.NDArray[np.uint32],
-    ) -> None:
-        bounds = offsets[: n_items + 1].astype(np.int64)
-        sizes = bounds[1:] - bounds[:-1]
-        txids, counts = columns.txids[:n_items], columns.n_inputs[:n_items]
-        output_sums = columns.output_sums[:n_items]
-        if passing is None:
-            first_size = int(sizes[0])
-            if (sizes == first_size).all():
-                self.raws: list[bytes] = np.frombuffer(
-                    payload, dtype=f"V{first_size}", count=n_items, offset=int(bounds[0])
-                ).tolist()
-            else:
-                places = bounds.tolist()
-                copy = bytes(payload[: places[-1]])
-                self.raws = [copy[start:end] for start, end in pairwise(places)]
-        else:
-            self.raws = [
-                bytes(payload[start:end])
-                for start, end in zip(
-                    bounds[passing].tolist(), bounds[passing + 1].tolist(), strict=True
-                )
-            ]
-            sizes, txids, counts = sizes[passing], txids[passing], counts[passing]
-            output_sums = output_sums[passing]
-        self.count = len(self.raws)
-        self.sizes = sizes
-        self.output_sums = output_sums
-        self.ids: list[bytes] = txids.view(f"V{ID_BYTES}").ravel().tolist()
-        fewest, most = int(counts.min()), int(counts.max())
-        self.uniform = most if fewest == most else 0  # inputs of each, 0 where they differ
-        self.counts: list[int] | None
-        if self.uniform == 1:
-            self.counts = None
-            self.ends = range(1, self.count + 1)
-            self.spender_ids = self.ids
-        else:
-            self.counts = counts.tolist()
-            self.ends = np.cumsum(counts, dtype=np.int64).tolist()
-            self.spender_ids = list(chain.from_iterable(map(repeat, self.ids, self.counts)))
-        n_inputs = self.ends[-1]
-        self.outpoints: list[bytes] = (
-            columns.outpoints[:n_inputs].view(f"V{OUTPOINT_BYTES}").ravel().tolist()
-        )
-        self.owners = columns.owners[:n_inputs]
-        self._owner_keys: list[bytes] | None = None
-
-    def grouped(self) -> list[tuple[bytes, ...]]:
-        """Return the outpoints as one tuple per transaction."""
-        if self.counts is None:
-            return list(zip(self.outpoints, strict=False))
-        if self.uniform:
-            return list(zip(*[iter(self.outpoints)] * self.uniform, strict=False))
-        outpoints = self.outpoints
-        return [
-            tuple(outpoints[end - n : end]) for n, end in zip(self.counts, self.ends, strict=True)
-        ]
-
-    def belonging(self, inputs: list[int]) -> list[int]:
-        """Return the transactions that these packed inputs belong to (repeats possible)."""
-        if self.uniform == 1:
-            return inputs
-        return [bisect_right(self.ends, at) for at in inputs]
-
-    def span(self, index: int) -> tuple[int, int]:
-        """Return where the inputs of one transaction lie in the packed columns."""
-        return self.ends[index - 1] if index else 0, self.ends[index]
-
-    def newcomer(self, index: int, now_ms: int) -> Newcomer:
-        """Return one transaction as a value, for the checks that look at it alone."""
-        start, end = self.span(index)
-        if self._owner_keys is None:
-            self._owner_keys = self.owners.view(f"V{KEY_BYTES}").ravel().tolist()
-        return Newcomer(
-            self.ids[index],
-            self.raws[index],
-            tuple(self.outpoints[start:end]),
-            self._owner_keys[start:end],
-            int(self.output_sums[index]),
-            now_ms,
-        )
 
 
 class _ChainFacts(NamedTuple):
@@ -288,7 +146,7 @@ class Admission:
             rejected_count = n_items
         elif rejected_count < n_items:
             passing = np.flatnonzero(codes == 0) if rejected_count else None
-            tray = _Tray(columns, n_items, passing, payload, offsets)
+            tray = TrayItems(columns, n_items, passing, payload, offsets)
             verdicts = self._judge(tray, now_ms, one_by_one)
             where = slice(None) if passing is None else passing
             if verdicts is None:
@@ -334,7 +192,7 @@ class Admission:
             if verdict is Verdict.ADMITTED:
                 self._orphans.arrived((txid,))
 
-    def _judge(self, tray: _Tray, now_ms: int, one_by_one: bool) -> bytearray | None:
+    def _judge(self, tray: TrayItems, now_ms: int, one_by_one: bool) -> bytearray | None:
         """Judge the passing transactions in order; None means that all were admitted."""
         pool = self._pool
         entries, spent = pool.entries, pool.spent
@@ -380,7 +238,7 @@ class Admission:
             self._insert_run(tray, done, tray.count, fees, rates, outpoints, now_ms)
         return verdicts
 
-    def _chain_facts(self, tray: _Tray, any_known: bool) -> _ChainFacts:
+    def _chain_facts(self, tray: TrayItems, any_known: bool) -> _ChainFacts:
         """Fetch what the tray spends, and check owners, sums and fees where all of it is there."""
         outputs: list[bytes | None]
         if any_known:
@@ -423,7 +281,7 @@ class Admission:
         return _ChainFacts(codes, fees, outputs)
 
     def _entangled(
-        self, tray: _Tray, facts: _ChainFacts, known: set[int], any_rival: bool
+        self, tray: TrayItems, facts: _ChainFacts, known: set[int], any_rival: bool
     ) -> list[int]:
         """Return which transactions of a tray must be judged by themselves, in order.
 
@@ -446,7 +304,7 @@ class Admission:
 
     def _insert_run(
         self,
-        tray: _Tray,
+        tray: TrayItems,
         start: int,
         end: int,
         fees: list[int],

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from node.admission import Admission, OutputView, TransactionPosition, parse
+from node.admission import Admission, OutputView, TransactionPosition
+from node.newcomers import parse
 from node.orphans import OrphanPool
 from node.policy import PolicyLimits
 from node.pool import RAW, Counters, Pool, Selection

@@ -25,9 +25,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -47,15 +46,17 @@ from pipeline.control import (
     Stop,
     bind_control_socket,
 )
+from pipeline.crew import Child, State
 from pipeline.epoch import TraySegments
-from pipeline.errors import ChannelClosed, ControlError, MetricsError, SegmentError
-from pipeline.metrics import ProcessMetricsLayout, ProcessMetricsReader
-from pipeline.restart import GiveUp, RestartPolicy
+from pipeline.errors import ChannelClosed, ControlError, SegmentError
+from pipeline.eventlog import Log, QuietLog
+from pipeline.metrics import ProcessMetricsLayout
+from pipeline.restart import GiveUp
 from pipeline.rundir import RunDirectory
-from pipeline.segment import MappedSegment, Segment, map_segment
+from pipeline.segment import Segment
 from pipeline.signals import StopSignals
 from pipeline.spawn import start_process
-from pipeline.topology import ProcessSpec, Role, Topology, processes, validate
+from pipeline.topology import Role, Topology, processes, validate
 
 TICK_S = 1.0  # of the checks; the supervisor's only regular wake-up
 STOP_DEADLINE_MS = 10_000
@@ -65,77 +66,6 @@ IMPATIENT_S = 1.0  # signals closer together are one request (a terminal and a s
 MAX_MESSAGES_PER_TICK = 500  # of one child: beyond, it is broken
 MAX_INFOS_PER_TICK = 20
 STATUS_CACHE_S = 0.1
-
-HEARTBEAT = "heartbeat_ns"
-
-
-class Log(Protocol):
-    """Structured events, as structlog's bound loggers take them."""
-
-    def info(self, event: str, **values: Any) -> Any: ...
-    def warning(self, event: str, **values: Any) -> Any: ...
-    def error(self, event: str, **values: Any) -> Any: ...
-
-
-class State(StrEnum):
-    """Of one process."""
-
-    WAITING = "waiting"  # to be started (again)
-    STARTING = "starting"
-    READY = "ready"
-    ENDED = "ended"  # for good
-
-
-class _Child:
-    """One process over all its incarnations; what belongs to the living one is None without one."""
-
-    def __init__(self, spec: ProcessSpec, metrics: Segment) -> None:
-        self.spec = spec
-        self.policy = RestartPolicy(expendable=spec.expendable)
-        self.state = State.WAITING
-        self.incarnation = 0
-        self.start_at_s = 0.0
-        self.metrics = metrics
-        self.metrics_map: MappedSegment = map_segment(metrics.fd, writable=False)
-        self.reader = ProcessMetricsReader(
-            self.metrics_map.view, ProcessMetricsLayout(spec.members)
-        )
-        self.process: Any = None
-        self.pid: int | None = None
-        self.pidfd = -1
-        self.channel: Channel | None = None
-        self.started_s = 0.0
-        self.ready_s: float | None = None
-        self.kill_at_s: float | None = None  # it was told, or must be assumed, to be gone by then
-        self.killed_because: str | None = None
-        self.fatal: Fatal | None = None
-        self.messages = 0  # since the last tick
-        self.infos = 0
-        self.last_death: dict[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None
-
-    def heartbeat_s(self) -> float:
-        """The latest turn of its loop, 0 before the first."""
-        newest = 0
-        for reader in self.reader.readers.values():
-            # A stage without the loop's own metrics, or one that wrote garbage, has no heartbeat.
-            with suppress(KeyError, MetricsError):
-                newest = max(newest, reader.read(HEARTBEAT))
-        return newest / 1e9
-
-    def metrics_now(self) -> list[dict[str, Any]]:
-        """A snapshot of each member that has declared its metrics."""
-        try:
-            return [snapshot.as_json() for snapshot in self.reader.snapshots()]
-        except MetricsError:
-            return []
 
 
 class Supervisor:
@@ -173,7 +103,7 @@ class Supervisor:
         self._trays = TraySegments(topology)
         self._run_dir = Path(os.path.abspath(run_dir))
         self._plan = pickle.dumps(Plan(topology, settings, str(self._run_dir), runner, program))
-        self._log = _QuietLog(log)
+        self._log = QuietLog(log)
         self._on_ready = on_ready
         self._status_extra = status_extra
         self._clock = clock
@@ -181,13 +111,12 @@ class Supervisor:
         self._stop_deadline_ms = stop_deadline_ms
         self._start_deadline_s = start_deadline_s
         self._tick_s = min(TICK_S, max(0.25, min(s.stall_ms for s in self._specs) / 4000))
-        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
 
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
         self._status = 0
         self._was_ready = False
         # Groups of processes that still have to stop, in order; None while nobody wants it.
-        self._stop_order: list[list[_Child]] | None = None
+        self._stop_order: list[list[Child]] | None = None
         self._stop_signal_s: float | None = None
         self._began_s = 0.0
         self._tick_at_s = 0.0
@@ -237,7 +166,7 @@ class Supervisor:
         for spec in self._specs:
             layout = ProcessMetricsLayout(spec.members)
             segment = Segment.create(f"metrics-{spec.name}", layout.size_bytes)
-            self._children.append(_Child(spec, segment))
+            self._children.append(Child(spec, segment))
         self._log.info("supervising", processes=[spec.name for spec in self._specs])
         for child in self._children:
             child.start_at_s = now
@@ -271,7 +200,7 @@ class Supervisor:
 
     # Birth ---------------------------------------------------------------------------------------
 
-    def _start(self, child: _Child, now_s: float) -> None:
+    def _start(self, child: Child, now_s: float) -> None:
         child.incarnation += 1
         child.started_s = now_s
         child.ready_s = child.killed_because = child.fatal = None
@@ -313,7 +242,7 @@ class Supervisor:
             "process_started", process=child.name, pid=child.pid, incarnation=child.incarnation
         )
 
-    def _not_started(self, child: _Child, now_s: float, error: Exception) -> None:
+    def _not_started(self, child: Child, now_s: float, error: Exception) -> None:
         if child.process is not None:  # it exists, but there was no descriptor left to watch it
             child.process.kill()
             child.process.join()
@@ -333,16 +262,16 @@ class Supervisor:
             if child.alive:
                 self._attach(child)
 
-    def _attach(self, child: _Child) -> None:
+    def _attach(self, child: Child) -> None:
         with self._trays.grant(child.spec.members) as (message, fds):
             self._send(child, message, fds)
 
-    def _holds_intake(self, child: _Child) -> bool:
+    def _holds_intake(self, child: Child) -> bool:
         return any(self._topology.stage(s).role is Role.INTAKE for s, _ in child.spec.members)
 
     # Life ----------------------------------------------------------------------------------------
 
-    def _send(self, child: _Child, message: Message, fds: list[int] | None = None) -> None:
+    def _send(self, child: Child, message: Message, fds: list[int] | None = None) -> None:
         if child.channel is None:  # it is dying
             return
         try:
@@ -352,7 +281,7 @@ class Supervisor:
         except ControlError as error:
             self._kill(child, f"it cannot be told anything: {error}")
 
-    def _hear(self, child: _Child, now_s: float) -> None:
+    def _hear(self, child: Child, now_s: float) -> None:
         """Take in what a child says, as far as it has said it."""
         while child.channel is not None:
             try:
@@ -374,7 +303,7 @@ class Supervisor:
                 return
             self._heard(child, received[0], now_s)
 
-    def _heard(self, child: _Child, message: Message, now_s: float) -> None:
+    def _heard(self, child: Child, message: Message, now_s: float) -> None:
         match message:
             case Ready():
                 self._ready(child, now_s)
@@ -388,7 +317,7 @@ class Supervisor:
             case _:
                 self._kill(child, f"it speaks nonsense: a {type(message).__name__}")
 
-    def _ready(self, child: _Child, now_s: float) -> None:
+    def _ready(self, child: Child, now_s: float) -> None:
         if child.state is not State.STARTING:
             return
         child.state = State.READY
@@ -409,7 +338,7 @@ class Supervisor:
             if self._on_ready is not None:
                 self._on_ready()
 
-    def _tell_others(self, child: _Child, message: Message) -> None:
+    def _tell_others(self, child: Child, message: Message) -> None:
         for other in self._children:
             if other is not child and other.alive:
                 self._send(other, message)
@@ -434,7 +363,7 @@ class Supervisor:
                 self._check_progress(child, now_s)
                 self._check_memory(child)
 
-    def _check_progress(self, child: _Child, now_s: float) -> None:
+    def _check_progress(self, child: Child, now_s: float) -> None:
         if child.ready_s is None:
             started_s = max(child.started_s, self._awake_since_s)
             if now_s - started_s > self._start_deadline_s:
@@ -444,31 +373,24 @@ class Supervisor:
         if still_s * 1000 > child.spec.stall_ms:
             self._kill(child, f"its loop stood still for {still_s:.1f} s")
 
-    def _check_memory(self, child: _Child) -> None:
+    def _check_memory(self, child: Child) -> None:
         limit_mb = self._memory_limit_mb(child)
         if limit_mb is None:
             return
-        rss_mb = self._rss_bytes(child) >> 20
+        rss_mb = child.rss_bytes() >> 20
         if rss_mb > limit_mb:
             self._kill(child, f"it uses {rss_mb} MiB of memory, more than its limit of {limit_mb}")
 
-    def _memory_limit_mb(self, child: _Child) -> int | None:
+    def _memory_limit_mb(self, child: Child) -> int | None:
         if not isinstance(self._rss_limit_mb, Mapping):
             return self._rss_limit_mb
         limits = [self._rss_limit_mb.get(stage) for stage, _ in child.spec.members]
         given = [limit for limit in limits if limit is not None]
         return max(given) if len(given) == len(limits) else None
 
-    def _rss_bytes(self, child: _Child) -> int:
-        try:
-            with open(f"/proc/{child.pid}/statm") as file:
-                return int(file.read().split()[1]) * self._page_bytes
-        except (OSError, IndexError):  # just gone
-            return 0
-
     # Death ---------------------------------------------------------------------------------------
 
-    def _kill(self, child: _Child, because: str) -> None:
+    def _kill(self, child: Child, because: str) -> None:
         """SIGKILL, once; what follows happens when it was reaped."""
         child.kill_at_s = None
         if not child.alive or child.killed_because is not None:
@@ -478,12 +400,12 @@ class Supervisor:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
-    def _must_end(self, child: _Child, now_s: float) -> None:
+    def _must_end(self, child: Child, now_s: float) -> None:
         """It should be about to exit; help it if it does not."""
         soon_s = now_s + KILL_GRACE_S
         child.kill_at_s = soon_s if child.kill_at_s is None else min(child.kill_at_s, soon_s)
 
-    def _exited(self, child: _Child, now_s: float) -> None:
+    def _exited(self, child: Child, now_s: float) -> None:
         """Reap a dead child, tell the others, and decide what comes next."""
         code = child.process.exitcode
         if code is None:
@@ -514,7 +436,7 @@ class Supervisor:
         else:
             self._judge(child, now_s)
 
-    def _bury(self, child: _Child) -> None:
+    def _bury(self, child: Child) -> None:
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
         child.pidfd = -1
@@ -526,7 +448,7 @@ class Supervisor:
             child.process.close()
         child.process = child.pid = child.kill_at_s = None
 
-    def _judge(self, child: _Child, now_s: float) -> None:
+    def _judge(self, child: Child, now_s: float) -> None:
         assert child.last_death is not None
         cause = child.last_death["cause"]
         verdict = child.policy.died(now_s, child.ready_s)
@@ -550,7 +472,7 @@ class Supervisor:
             restart_in_ms=round(verdict.pause_s * 1000),
         )
 
-    def _needs_help(self, child: _Child, fatal: Fatal, now_s: float) -> None:
+    def _needs_help(self, child: Child, fatal: Fatal, now_s: float) -> None:
         child.state = State.ENDED
         self._log.error("stage_fatal", process=child.name, message=fatal.message)
         if not child.spec.expendable:
@@ -574,7 +496,7 @@ class Supervisor:
         if self._stop_order is not None:
             return
         self._log.info("stopping", reason=why or "asked to")
-        groups: dict[str, list[_Child]] = {}
+        groups: dict[str, list[Child]] = {}
         for child in self._children:
             groups.setdefault(child.spec.members[0][0], []).append(child)
             if not child.alive:
@@ -668,46 +590,8 @@ class Supervisor:
             "uptime_s": round(now_s - self._began_s, 3),
             "epoch": self._trays.epoch,
             "topology": self._topology,
-            "processes": [self._process_status(child, now_s) for child in self._children],
+            "processes": [child.status(now_s) for child in self._children],
             "metrics": {child.name: child.metrics_now() for child in self._children},
             "control_clients_dropped": self._control.dropped,
             "extra": extra,
         }
-
-    def _process_status(self, child: _Child, now_s: float) -> dict[str, Any]:
-        death = child.last_death
-        if death is not None and "at_s" in death:
-            death = {k: v for k, v in death.items() if k != "at_s"}
-            death["ago_s"] = round(now_s - child.last_death["at_s"], 3) if child.last_death else 0
-        return {
-            "name": child.name,
-            "members": child.spec.members,
-            "state": child.state,
-            "pid": child.pid,
-            "incarnation": child.incarnation,
-            "restarts": max(0, child.incarnation - 1),
-            "uptime_s": round(now_s - child.started_s, 3) if child.alive else None,
-            "rss_mb": self._rss_bytes(child) >> 20 if child.alive else 0,
-            "cores": child.spec.cores,
-            "nice": child.spec.nice,
-            "last_death": death,
-        }
-
-
-class _QuietLog:
-    """The application's log, whose failure (a closed pipe) must not end the supervisor."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def info(self, event: str, **values: Any) -> None:
-        with suppress(OSError):
-            self._log.info(event, **values)
-
-    def warning(self, event: str, **values: Any) -> None:
-        with suppress(OSError):
-            self._log.warning(event, **values)
-
-    def error(self, event: str, **values: Any) -> None:
-        with suppress(OSError):
-            self._log.error(event, **values)

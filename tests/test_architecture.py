@@ -34,6 +34,7 @@ PURE = [
     "node.ledger",
     "node.storage.changes",
     "node.mempool",
+    "node.newcomers",
     "node.orphans",
     "node.params",
     "node.policy",

@@ -27,8 +27,8 @@ from payments import (
     tray,
 )
 
-from node.admission import parse
 from node.mempool import Mempool, PolicyLimits
+from node.newcomers import parse
 from node.params import MAX_AMOUNT, MAX_INPUTS
 from node.transaction import Output, build, decode
 from node.verdict import Verdict
@@ -215,7 +215,8 @@ def test_nothing_refers_to_the_tray_afterwards(chain: Chain, pool: Mempool) -> N
 def test_read_only_segments_will_do(chain: Chain, coins: Payment, pool: Mempool) -> None:
     laid_out = tray([spend(coins, index).raw for index in range(10)])
     for name in laid_out.columns.__slots__:
-        getattr(laid_out.columns, name).flags.writeable = False
+        if not name.startswith("_"):
+            getattr(laid_out.columns, name).flags.writeable = False
     assert laid_out.payload.readonly
     codes = np.zeros(10, dtype=np.uint8)
     pool.admit(*laid_out, 0, codes)
