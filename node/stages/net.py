@@ -12,8 +12,6 @@ does not read its answers is dropped. What kills it: nothing that a client sends
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import zmq
 
@@ -76,13 +74,6 @@ def build(context: StageContext) -> Stage:
     return NetStage(context)
 
 
-@dataclass(slots=True)
-class _Client:
-    """A client with unanswered requests."""
-
-    unanswered: int = 0
-
-
 class _Request:
     """One ingest message on its way; collects the verdicts of its transactions."""
 
@@ -128,7 +119,7 @@ class NetStage(Stage):
             on_quarantine=self._quarantined,
         )
         self.inputs = (*self._intake.inputs, Input(self._ingest, self._handle_ingest, bulk=True))
-        self._clients: dict[bytes, _Client] = {}
+        self._unanswered: dict[bytes, int] = {}  # client -> requests that it waits for
         self._dropped: dict[bytes, int] = {}  # client -> housekeeping turns until it is heard again
         self._moved = 0  # items taken in and answered so far
         self._loaded = False
@@ -228,30 +219,24 @@ class NetStage(Stage):
         if ends[-1] != len(payload):
             self._refuse(client, id_, Verdict.BAD_REQUEST)
             return
-        account = self._clients.get(client)
-        if account is None:
-            if len(self._clients) >= MAX_CLIENTS:
-                self._refuse(client, id_, Verdict.BUSY)
-                return
-            account = self._clients[client] = _Client()
-        weights = _signature_weights(payload, ends)
+        unanswered = self._unanswered.get(client, 0)
+        full = unanswered >= MAX_UNANSWERED or (
+            not unanswered and len(self._unanswered) >= MAX_CLIENTS
+        )
         request = _Request(self, client, id_, n_items)
-        if account.unanswered >= MAX_UNANSWERED or not self._intake.offer(
-            client, request, memoryview(payload), ends, weights
-        ):
+        weights = _signature_weights(payload, ends)
+        if full or not self._intake.offer(client, request, memoryview(payload), ends, weights):
             self._refuse(client, id_, Verdict.BUSY)
             return
-        account.unanswered += 1
+        self._unanswered[client] = unanswered + 1
         self.metrics.add(self._items_in, n_items)
         self.metrics.add(self._request_bytes, len(payload))
 
     def answered(self, request: _Request, codes: bytes) -> None:
         """All verdicts of a request are there: send them."""
-        account = self._clients.get(request.client)
-        if account is not None:
-            account.unanswered -= 1
-            if account.unanswered == 0:
-                del self._clients[request.client]
+        self._unanswered[request.client] -= 1
+        if not self._unanswered[request.client]:
+            del self._unanswered[request.client]
         self.metrics.add(self._items_out, len(codes))
         self._count(codes)
         self._send(request.client, request.id, codes)
