@@ -55,6 +55,7 @@ METRICS = MetricSet.of(
             Metric("trays_redispatched", Kind.COUNTER, "trays", "Trays dispatched again"),
             Metric("trays_split", Kind.COUNTER, "trays", "Trays split to find what kills"),
             Metric("items_quarantined", Kind.COUNTER, "items", "Transactions that kill verifiers"),
+            Metric("clients_waiting", Kind.GAUGE, "clients", "Clients with unanswered requests"),
             Metric("queue_weight", Kind.GAUGE, "signatures", "Queued for trays"),
             *(
                 Metric(f"trays_{state.name.lower()}", Kind.GAUGE, "trays", f"Trays {state.name}")
@@ -161,6 +162,7 @@ class NetStage(Stage):
         intake = self._intake
         for state, count in intake.tray_states().items():
             writer.set(self._tray_gauges[state], count)
+        writer.set(writer["clients_waiting"], len(self._unanswered))
         writer.set(writer["queue_weight"], self._queue.pending_weight)
         writer.set(writer["trays_redispatched"], intake.trays_redispatched)
         writer.set(writer["trays_split"], intake.trays_split)

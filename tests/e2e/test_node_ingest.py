@@ -317,3 +317,4 @@ def test_too_many_unanswered_requests_are_told_busy(
     whole = [answer for answer in codes if len(answer) == len(transactions)]
     assert len(refused) + len(whole) == len(codes)
     assert len(whole) >= 64
+    node.wait_until(lambda: node.metrics("net")["clients_waiting"] == 0)
