@@ -78,14 +78,12 @@ def run(where: Layout) -> int:
 
 
 def _memory_limits(settings: NodeSettings, topology: Topology) -> dict[str, int]:
-    """Resident MiB per stage: the trays that it has mapped and what it may use beside them."""
+    """Resident MiB per stage: the slots that it touches, and what it may use beside them."""
     if settings.net_memory_mb is None:
         return {}
-    workers = topology.stage("verify").count
-    names = ("input", "admission", *(f"verdict-{index}" for index in range(workers)))
     layout = TrayLayout(topology.trays)
-    trays_mb = sum(layout.segment_bytes(name) for name in names) >> 20
-    return {"net": trays_mb + settings.net_memory_mb}
+    slots_bytes = layout.segment_bytes("input") + layout.segment_bytes("admission")
+    return {"net": (slots_bytes >> 20) + settings.net_memory_mb}
 
 
 def _tell_systemd(state: str) -> None:
