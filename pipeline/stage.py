@@ -145,6 +145,7 @@ class _Loop:
         for stage in stages:
             for source in stage.inputs:
                 self._poller.register(source.socket, zmq.POLLIN)
+        self._fused = len(stages) > 1
         self._stopping = False
         self._stop_deadline_ns = 0
         for number, stage in enumerate(stages):
@@ -160,13 +161,13 @@ class _Loop:
         rest_ms = min(stage.rest_ms() for stage in self._stages)
         if rest_ms:
             time.sleep(rest_ms / 1000)
-        events = dict(self._poller.poll(self._timeout_ms(started_ns)))
+        events = dict(self._poller.poll(self._timeout_ms(started_ns + rest_ms * NS_PER_MS)))
         now = time.monotonic_ns()
         waited = now - started_ns
-        for stage, accounts in zip(self._stages, self._accounts, strict=True):
-            waiting = accounts.idle if stage.accepts_bulk() else accounts.backpressure
-            accounts.writer.add(waiting, waited)
-        self._probe(now)
+        for accounts, open_ in zip(self._accounts, self._bulk_open, strict=True):
+            accounts.writer.add(accounts.idle if open_ else accounts.backpressure, waited)
+        if now >= self._probe_ns:
+            self._probe(now)
         if self._channel.fileno() in events and not self._obey():
             return False
         self._active = False
@@ -195,10 +196,10 @@ class _Loop:
         writer.add(accounts.busy, after - now)
         writer.add(accounts.loops, 1)
         writer.set(accounts.heartbeat, after)
-        for other in range(len(self._stages)):  # fused stages wait while this one works
-            if other != number:
-                others = self._accounts[other]
-                others.writer.add(others.idle, after - now)
+        if self._fused:  # the others wait while this one works
+            for others in self._accounts:
+                if others is not accounts:
+                    others.writer.add(others.idle, after - now)
         return after
 
     def _gate_bulk(self, number: int, stage: Stage) -> None:
@@ -223,8 +224,6 @@ class _Loop:
 
     def _probe(self, now: int) -> None:
         late = now - self._probe_ns
-        if late < 0:
-            return
         if self._active:
             for accounts in self._accounts:
                 accounts.writer.observe(accounts.loop_gap, late)
