@@ -58,7 +58,7 @@ class VerifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "avx512", "nacl"],
         Meta(
             description="auto takes avx512 where processor and packages allow it, else nacl. Both "
-            "give the same verdicts; avx512 is about six times as fast."
+            "give the same verdicts; avx512 is about five times as fast."
         ),
     ] = "auto"
     workers: Annotated[
