@@ -60,7 +60,6 @@ class Verdict(IntEnum):
     TOO_LARGE = 129  # the transaction or the message is over its limit
     BUSY = 130  # this client has too many unanswered requests
     QUARANTINED = 131  # verifying this very item killed verifiers
-    STOPPING = 132  # the node is shutting down
 
     @property
     def held(self) -> bool:

@@ -94,7 +94,6 @@ class Intake:
         topology = context.topology
         workers = context.stage_count(worker_stage)
         self._worker_stage = worker_stage
-        self._epoch = context.epoch
         self.custody = Custody(self._dims, workers, context.epoch)
         self._input = InputSlots(context.segments["input"].view, self._dims)
         self._admission = AdmissionSlots(context.segments["admission"].view, self._dims)
@@ -136,7 +135,7 @@ class Intake:
 
     @property
     def accepts_bulk(self) -> bool:
-        """Whether there is room to take in more: no tray free and the queue half full means no."""
+        """Whether there is room to take in more: not when the queue is half full."""
         return self._queue.pending_weight * 2 < self._queue.max_weight_total
 
     def pump(self) -> None:

@@ -44,8 +44,7 @@ class InputSlots:
     """Views of every slot of the input segment, made once per attachment.
 
     `headers[t]` is u64[8] (generation, items, bytes), `offsets[t]` u32[max_items + 1],
-    `payloads[t]` a memoryview of tray_bytes, `arrays[t]` the same bytes as u8. Writable only in the
-    intake.
+    `payloads[t]` a memoryview of tray_bytes. Writable only in the intake.
     """
 
     def __init__(self, view: memoryview, dims: TrayDims) -> None:
@@ -54,15 +53,12 @@ class InputSlots:
         self.headers: list[U64] = []
         self.offsets: list[U32] = []
         self.payloads: list[memoryview] = []
-        self.arrays: list[U8] = []
         for tray in range(dims.trays):
             base = tray * layout.input_stride_bytes
             slot = view[base : base + layout.input_stride_bytes]
             self.headers.append(np.frombuffer(slot, np.uint64, 8))
             self.offsets.append(np.frombuffer(slot, np.uint32, dims.max_items + 1, HEADER_BYTES))
-            payload = slot[begin : begin + dims.tray_bytes]
-            self.payloads.append(payload)
-            self.arrays.append(np.frombuffer(payload, np.uint8))
+            self.payloads.append(slot[begin : begin + dims.tray_bytes])
 
     def generation(self, tray: int) -> int:
         """The filling that the slot holds now."""

@@ -28,7 +28,7 @@ MAX_EXAMPLES = 5  # named in a finding
 MAX_BLOCKS = 1_000_000  # announced in one run: 27 hours at a pace of 100 ms
 SEQUENCE_RANGE = 2**32
 
-SHED = frozenset((Verdict.MEMPOOL_FULL, Verdict.ORPHANS_FULL, Verdict.BUSY, Verdict.STOPPING))
+SHED = frozenset((Verdict.MEMPOOL_FULL, Verdict.ORPHANS_FULL, Verdict.BUSY))
 """True answers of a node that has too much to do or is leaving: not wrong; ask again later."""
 
 RIVAL_LOST = frozenset((Verdict.CONFLICT, Verdict.REPLACEMENT_FEE, Verdict.SPENT_INPUT))
