@@ -3,7 +3,7 @@
 Data comes from the stage that owns sockets to the outside (it calls `offer`), goes into the input
 segment (written here and nowhere else), to a worker as a descriptor, and comes back from the sink
 with one code byte per item, which is handed to the request that the items belong to. Of the items
-it looks at nothing: their lengths and weights are given.
+it looks at nothing: their lengths are given.
 
 It owns the tray table (`Custody`) and the input segment. A new life of the intake is a new epoch
 with new segments; requests that were not answered are lost with the old one.
@@ -32,6 +32,8 @@ from pipeline.tray import U32, AdmissionSlots, InputSlots
 # operator, the out-of-memory killer, the supervisor's hang detection) blames nobody.
 CRASH_SIGNALS = frozenset({4, 6, 7, 11})  # SIGILL, SIGABRT, SIGBUS, SIGSEGV
 BURST = 256  # descriptors handled in one turn
+ITEM_OVERHEAD_BYTES = 8  # what an item weighs in the queue beside its bytes
+U32_MASK = 0xFFFF_FFFF
 SPLIT_WAYS = 16  # parts of a killing tray: of 256 items one is found by four deaths, not by ten
 
 
@@ -58,7 +60,6 @@ class _Bulk:
     request: Request
     payload: memoryview
     ends: U32  # u32[n]: where each item ends in the payload
-    weights: U32  # u32[n]: running total of the weights
     taken: int = 0
 
 
@@ -70,7 +71,6 @@ class _Filling:
     generation: int
     items: int = 0
     bytes: int = 0
-    weight: int = 0
 
 
 class Intake:
@@ -121,17 +121,14 @@ class Intake:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def offer(
-        self, source: bytes, request: Request, payload: memoryview, ends: U32, weights: U32
-    ) -> bool:
+    def offer(self, source: bytes, request: Request, payload: memoryview, ends: U32) -> bool:
         """Queue the items of one request for trays; False when this source must wait its turn.
 
-        `payload` holds the items back to back; `ends` u32[n], n ≥ 1, says where each ends,
-        `weights` u32[n] what it costs. No item is longer than `tray_bytes`; one that is heavier
-        than a tray's `max_weight` travels alone.
+        `payload` holds the items back to back; `ends` u32[n], n ≥ 1, says where each ends. No item
+        is longer than `tray_bytes`; one that is longer than `fill_bytes` travels alone.
         """
-        totals: U32 = weights if len(weights) == 1 else np.cumsum(weights, dtype=np.uint32)
-        return self._queue.offer(source, int(totals[-1]), _Bulk(request, payload, ends, totals))
+        weight = len(payload) + ITEM_OVERHEAD_BYTES * len(ends)
+        return self._queue.offer(source, weight, _Bulk(request, payload, ends))
 
     @property
     def accepts_bulk(self) -> bool:
@@ -144,7 +141,7 @@ class Intake:
             self._split_suspects()
         while self._current or self._queue.pending_weight:
             if not self._current:
-                taken = self._queue.take(self._dims.max_weight)
+                taken = self._queue.take(self._dims.fill_bytes)
                 self._current.extend(item for _, _, item in taken)
             if not self._fill(self._current[0], PRIORITIES - 1):
                 break
@@ -172,46 +169,37 @@ class Intake:
                 self._seal(priority)
                 continue
             self._copy(bulk, filling, count)
-            if filling.items == self._dims.max_items or filling.weight >= self._dims.max_weight:
+            if filling.items == self._dims.max_items or filling.bytes >= self._dims.fill_bytes:
                 self._seal(priority)
         return True
 
     def _fit(self, bulk: _Bulk, filling: _Filling) -> int:
-        """How many of the request's next items fit into the tray: by count, bytes and weight."""
+        """How many of the request's next items fit into the tray, by count and bytes."""
         first = bulk.taken
         begin = int(bulk.ends[first - 1]) if first else 0
-        weight = int(bulk.weights[first - 1]) if first else 0
-        room_bytes = self._dims.tray_bytes - filling.bytes
-        room_weight = self._dims.max_weight - filling.weight
+        room_bytes = self._dims.fill_bytes - filling.bytes
         last = min(len(bulk.ends), first + self._dims.max_items - filling.items)
         if int(bulk.ends[last - 1]) - begin > room_bytes:
             last = int(np.searchsorted(bulk.ends, begin + room_bytes, side="right"))
-        if last > first and int(bulk.weights[last - 1]) - weight > room_weight:
-            last = int(np.searchsorted(bulk.weights, weight + room_weight, side="right"))
-        if last <= first and filling.items == 0:
-            return 1  # heavier than any tray may be: alone
-        return max(0, last - first)
+        if last == first and filling.items == 0:
+            return 1  # longer than a tray is filled: alone
+        return last - first
 
     def _copy(self, bulk: _Bulk, filling: _Filling, count: int) -> None:
         first = bulk.taken
         begin = int(bulk.ends[first - 1]) if first else 0
-        weight = int(bulk.weights[first - 1]) if first else 0
         end = int(bulk.ends[first + count - 1])
         at = filling.bytes
         self._input.payloads[filling.tray][at : at + end - begin] = bulk.payload[begin:end]
         offsets = self._input.offsets[filling.tray]
-        if at >= begin:
-            offsets[filling.items + 1 : filling.items + count + 1] = bulk.ends[
-                first : first + count
-            ] + np.uint32(at - begin)
-        else:
-            offsets[filling.items + 1 : filling.items + count + 1] = bulk.ends[
-                first : first + count
-            ] - np.uint32(begin - at)
+        np.add(  # modulo 2^32, so that it moves either way
+            bulk.ends[first : first + count],
+            np.uint32((at - begin) & U32_MASK),
+            out=offsets[filling.items + 1 : filling.items + count + 1],
+        )
         self._runs[filling.tray].append(_Run(bulk.request, first, count))
         filling.items += count
         filling.bytes += end - begin
-        filling.weight += int(bulk.weights[first + count - 1]) - weight
         bulk.taken = first + count
         self.items_in += count
 

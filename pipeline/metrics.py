@@ -190,12 +190,12 @@ class MetricSet:
             ) from error
 
 
-# 100 us to 1 s in steps of 1-2-5: a loop's gaps from unnoticeable to broken.
+# 100 us to 1 s, a loop's gaps from unnoticeable to broken; bounds lie within half of the last.
 NANOSECONDS_BUCKETS = (
     *(
         mantissa * scale
-        for scale in (100_000, 1_000_000, 10_000_000, 100_000_000)
-        for mantissa in (1, 2, 5)
+        for scale in (10_000, 100_000, 1_000_000, 10_000_000)
+        for mantissa in (10, 15, 20, 30, 40, 50, 60, 80)
     ),
     1_000_000_000,
 )

@@ -4,10 +4,13 @@ One turn of the loop: wait for an input or the next deadline; handle ready input
 each up to its burst; give the stage its `after_inputs`; do housekeeping when due. Nothing in a turn
 may wait.
 
+A loaded stage may rest between turns (`Stage.rest_us`). After a rest nothing is polled: every
+input is asked whether it has something, which costs less than to ask for all of them which has.
+
 Time accounting: every nanosecond of the loop is charged to exactly one of *busy* (handling),
 *housekeeping*, *backpressure* (waiting while the stage refuses input because something downstream
 is full) or *idle* (waiting and resting otherwise); the four counters sum to the time since the loop
-started.
+started. They are published every `PUBLISH_MS`.
 
 Lag: while a stage is active the loop keeps a probe due every `PROBE_MS`; how late the loop notices
 it is what a message that arrived at that moment would have waited for the loop, scheduling delay of
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 HOUSEKEEPING_MS = 250
 PROBE_MS = 10
+PUBLISH_MS = 10
 NS_PER_MS = 1_000_000
 
 
@@ -46,7 +50,7 @@ class Input:
     """One source of messages of a stage.
 
     `handle()` receives and handles a bounded burst without waiting and returns how many items that
-    was. A `bulk` input is polled only while the stage accepts bulk.
+    was, 0 when nothing had arrived. A `bulk` input is polled only while the stage accepts bulk.
     """
 
     socket: Socket
@@ -68,7 +72,7 @@ class Stage:
         """Whether bulk inputs are polled; False charges waiting to backpressure."""
         return True
 
-    def rest_ms(self) -> int:
+    def rest_us(self) -> int:
         """How long the loop may let work gather before it polls again, 0 for not at all."""
         return 0
 
@@ -111,26 +115,42 @@ def run(stages: Sequence[Stage], contexts: Sequence[StageContext]) -> int:
         while loop.turn():
             pass
     finally:
-        for stage in stages:
-            stage.close()
+        loop.close()
     return 0
 
 
-class _Accounts:
-    """Handles of the loop's own metrics of one stage."""
+class _Account:
+    """Where the time of one stage goes; nanoseconds, counted here and published in one go."""
 
     def __init__(self, metrics: MetricWriter) -> None:
-        self.writer = metrics
-        self.heartbeat = metrics["heartbeat_ns"]
-        self.loops = metrics["loops"]
-        self.busy = metrics["busy_ns"]
-        self.idle = metrics["idle_ns"]
-        self.backpressure = metrics["backpressure_ns"]
-        self.housekeeping = metrics["housekeeping_ns"]
-        self.lag_max = metrics["lag_max_ns"]
-        self.loop_gap = metrics["loop_gap"]
-        self.lag_max_ns = 0
-        metrics.set(self.lag_max, 0)
+        self.busy = self.idle = self.backpressure = self.housekeeping = 0
+        self.loops = 0
+        self._writer = metrics
+        self._counters = [
+            metrics[name]
+            for name in ("busy_ns", "idle_ns", "backpressure_ns", "housekeeping_ns", "loops")
+        ]
+        self._heartbeat = metrics["heartbeat_ns"]
+        self._lag_max = metrics["lag_max_ns"]
+        self._loop_gap = metrics["loop_gap"]
+        self._lag_max_ns = 0
+        metrics.set(self._lag_max, 0)
+
+    def observe_lag(self, late_ns: int) -> None:
+        """Count how late the loop was."""
+        self._writer.observe(self._loop_gap, late_ns)
+        if late_ns > self._lag_max_ns:
+            self._lag_max_ns = late_ns
+            self._writer.set(self._lag_max, late_ns)
+
+    def publish(self, now_ns: int) -> None:
+        """Add what was counted to the shared counters."""
+        add = self._writer.add
+        counted = self.busy, self.idle, self.backpressure, self.housekeeping, self.loops
+        for counter, n in zip(self._counters, counted, strict=True):
+            add(counter, n)
+        self.busy = self.idle = self.backpressure = self.housekeeping = self.loops = 0
+        self._writer.set(self._heartbeat, now_ns)
 
 
 class _Loop:
@@ -138,69 +158,85 @@ class _Loop:
         self._stages = stages
         self._contexts = contexts
         self._channel = contexts[0].channel
-        self._accounts = [_Accounts(stage.metrics) for stage in stages]
+        self._accounts = [_Account(stage.metrics) for stage in stages]
         self._poller = zmq.Poller()
         self._poller.register(self._channel.fileno(), zmq.POLLIN)
         self._bulk_open = [True] * len(stages)
         for stage in stages:
             for source in stage.inputs:
                 self._poller.register(source.socket, zmq.POLLIN)
-        self._fused = len(stages) > 1
         self._stopping = False
         self._stop_deadline_ns = 0
         for number, stage in enumerate(stages):
             self._gate_bulk(number, stage)
         self._mark_ns = time.monotonic_ns()
-        self._housekeeping_ns = self._mark_ns
+        self._housekeeping_ns = self._publish_ns = self._mark_ns
         self._probe_ns = self._mark_ns + PROBE_MS * NS_PER_MS
         self._active = False
 
     def turn(self) -> bool:
         """One turn; False when the process should end."""
-        started_ns = self._mark_ns
-        rest_ms = min(stage.rest_ms() for stage in self._stages)
-        if rest_ms:
-            time.sleep(rest_ms / 1000)
-        events = dict(self._poller.poll(self._timeout_ms(started_ns + rest_ms * NS_PER_MS)))
+        rest_us = min(stage.rest_us() for stage in self._stages)
+        ready: dict[object, int] | None = None
+        if rest_us:
+            time.sleep(rest_us / 1_000_000)
+        else:
+            ready = dict(self._poller.poll(self._timeout_ms(self._mark_ns)))
         now = time.monotonic_ns()
-        waited = now - started_ns
-        for accounts, open_ in zip(self._accounts, self._bulk_open, strict=True):
-            accounts.writer.add(accounts.idle if open_ else accounts.backpressure, waited)
+        waited = now - self._mark_ns
+        for account, open_ in zip(self._accounts, self._bulk_open, strict=True):
+            if open_:
+                account.idle += waited
+            else:
+                account.backpressure += waited
+        ordered = now >= self._probe_ns if ready is None else self._channel.fileno() in ready
         if now >= self._probe_ns:
             self._probe(now)
-        if self._channel.fileno() in events and not self._obey():
+        if ordered and not self._obey():
             return False
-        self._active = False
+        self._active = ready is None
         for number, stage in enumerate(self._stages):
-            now = self._serve(number, stage, events, now)
+            now = self._serve(number, stage, ready, now)
         if now >= self._housekeeping_ns:
             now = self._keep_house(now)
+        if now >= self._publish_ns:
+            self._publish(now)
         self._mark_ns = now
         if self._stopping:
             done = all(stage.finished() for stage in self._stages)
             return not (done or now >= self._stop_deadline_ns)
         return True
 
-    def _serve(self, number: int, stage: Stage, events: dict[object, int], now: int) -> int:
+    def close(self) -> None:
+        """Publish the last accounts and close the stages."""
+        self._publish(time.monotonic_ns())
+        for stage in self._stages:
+            stage.close()
+
+    def _serve(self, number: int, stage: Stage, ready: dict[object, int] | None, now: int) -> int:
+        """Handle what is ready, or after a rest (`ready` None) whatever has arrived."""
         handled = 0
         for source in stage.inputs:
-            if source.socket in events:
+            if ready is None:
+                if not source.bulk or self._bulk_open[number]:
+                    handled += source.handle()
+            elif source.socket in ready:
                 handled += source.handle()
         stage.after_inputs(now)
         self._gate_bulk(number, stage)
-        accounts = self._accounts[number]
-        after = time.monotonic_ns()
         if handled:
             self._active = True
-        writer = accounts.writer
-        writer.add(accounts.busy, after - now)
-        writer.add(accounts.loops, 1)
-        writer.set(accounts.heartbeat, after)
-        if self._fused:  # the others wait while this one works
-            for others in self._accounts:
-                if others is not accounts:
-                    others.writer.add(others.idle, after - now)
+        after = time.monotonic_ns()
+        account = self._accounts[number]
+        account.busy += after - now
+        account.loops += 1
+        self._charge_others(account, after - now)
         return after
+
+    def _charge_others(self, account: _Account, spent_ns: int) -> None:
+        for other in self._accounts:  # stages in the same process wait while this one works
+            if other is not account:
+                other.idle += spent_ns
 
     def _gate_bulk(self, number: int, stage: Stage) -> None:
         open_now = stage.accepts_bulk() and not self._stopping
@@ -225,23 +261,24 @@ class _Loop:
     def _probe(self, now: int) -> None:
         late = now - self._probe_ns
         if self._active:
-            for accounts in self._accounts:
-                accounts.writer.observe(accounts.loop_gap, late)
-                if late > accounts.lag_max_ns:
-                    accounts.lag_max_ns = late
-                    accounts.writer.set(accounts.lag_max, late)
+            for account in self._accounts:
+                account.observe_lag(late)
         self._probe_ns = now + PROBE_MS * NS_PER_MS
 
     def _keep_house(self, now: int) -> int:
-        for stage, accounts in zip(self._stages, self._accounts, strict=True):
+        for stage, account in zip(self._stages, self._accounts, strict=True):
             stage.housekeeping(now)
             after = time.monotonic_ns()
-            for each in self._accounts:
-                account = each.housekeeping if each is accounts else each.idle
-                each.writer.add(account, after - now)
+            account.housekeeping += after - now
+            self._charge_others(account, after - now)
             now = after
         self._housekeeping_ns = now + HOUSEKEEPING_MS * NS_PER_MS
         return now
+
+    def _publish(self, now: int) -> None:
+        for account in self._accounts:
+            account.publish(now)
+        self._publish_ns = now + PUBLISH_MS * NS_PER_MS
 
     def _obey(self) -> bool:
         """Follow the supervisor's orders; False when it is gone."""

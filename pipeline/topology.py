@@ -97,15 +97,16 @@ class TrayDims:
     """Number and sizes of the trays.
 
     ``verdict_bytes`` is the size of one tray's verdict slot, ``reserved`` the trays kept for
-    priority classes 0 and 1, ``max_weight`` the work units that one tray may hold.
+    priority classes 0 and 1. A tray is filled up to ``fill_bytes`` of payload, which bounds the
+    work in it; only an item that is larger, of up to ``tray_bytes``, travels alone in a fuller one.
     """
 
     trays: int
     tray_bytes: int
+    fill_bytes: int
     max_items: int
     verdict_bytes: int
     reserved: tuple[int, int] = (2, 2)
-    max_weight: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,9 +459,9 @@ def _tray_problems(trays: TrayDims) -> Iterator[str]:
     bounds = {
         "trays": (trays.trays, 1, MAX_TRAYS),
         "tray_bytes": (trays.tray_bytes, 1, MAX_TRAY_BYTES),
+        "fill_bytes": (trays.fill_bytes, 1, max(1, trays.tray_bytes)),
         "max_items": (trays.max_items, 1, MAX_TRAY_BYTES),
         "verdict_bytes": (trays.verdict_bytes, 1, MAX_TRAY_BYTES),
-        "max_weight": (trays.max_weight, 1, MAX_TRAY_BYTES),
     }
     for name, (value, low, high) in bounds.items():
         if _outside(value, low, high):

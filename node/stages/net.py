@@ -1,8 +1,8 @@
 """The stage that owns the sockets to the outside, and holds no cryptography at all.
 
 Transactions come from clients over ingest (ZeroMQ ROUTER; a client is a DEALER), go into trays, and
-come back with one verdict each, which answers the client. This stage reads of a transaction nothing
-but its count of witnesses, to bound a tray by signatures. It imports neither PyNaCl nor Intel's
+come back with one verdict each, which answers the client. Of a transaction this stage knows its
+length and nothing else. It imports neither PyNaCl nor Intel's
 library; a test looks for their files among the mappings of the running process.
 
 It owns the ingest socket and the input segment. Clients that flood get their share of the trays
@@ -17,7 +17,7 @@ import zmq
 
 from node import logs
 from node.errors import ListenError
-from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, WITNESS_BYTES
+from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
 from node.settings import NodeSettings
 from node.verdict import Verdict
 from pipeline.child import StageContext
@@ -28,19 +28,17 @@ from pipeline.intake import Intake
 from pipeline.link import has_input
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Input, Stage
-from pipeline.tray import U32
 
 BURST_MESSAGES = 16  # client messages read in one turn, before answers go out again
 MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
 MAX_CLIENTS = 4096  # with unanswered requests at once
 REST_ITEMS = 64  # a turn that moved so many means load, and the loop may rest for a while
-REST_MS = 2  # less than a verifier's time for one of the two trays that it has in hand
+REST_US = 1_500  # less than a verifier's time for one of the two trays that it has in hand
 LOAD_NS = 10_000_000  # how long one such turn counts as load
 REQUEST_ID_BYTES = 8
 CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client that does not read
-WITNESS_COUNT_AT = 3  # offset of the count in the header
-QUEUE_MAX_WEIGHT = 32_768  # signatures queued for trays, all clients together
-QUEUE_WEIGHT_BYTES = 256  # so many bytes weigh as much as a signature: bounds the queue's memory
+QUEUE_MAX_BYTES = 8 * 1024 * 1024  # queued for trays, all clients together
+QUEUE_QUANTUM_BYTES = 64 * 1024  # of one client, before it is another's turn
 DROPPED_FORGET_TURNS = 40  # housekeeping turns (10 s) for which a dropped client is not heard
 
 METRICS = MetricSet.of(
@@ -56,7 +54,7 @@ METRICS = MetricSet.of(
             Metric("trays_split", Kind.COUNTER, "trays", "Trays split to find what kills"),
             Metric("items_quarantined", Kind.COUNTER, "items", "Transactions that kill verifiers"),
             Metric("clients_waiting", Kind.GAUGE, "clients", "Clients with unanswered requests"),
-            Metric("queue_weight", Kind.GAUGE, "signatures", "Queued for trays"),
+            Metric("queue_bytes", Kind.GAUGE, "bytes", "Queued for trays"),
             *(
                 Metric(f"trays_{state.name.lower()}", Kind.GAUGE, "trays", f"Trays {state.name}")
                 for state in TrayState
@@ -110,7 +108,9 @@ class NetStage(Stage):
         self._log = logs.configure(settings.log_level, settings.log_format, "net")
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ingest = _bind_ingest(self._sockets, settings.ingest_address)
-        self._queue: FairQueue = FairQueue(QUEUE_MAX_WEIGHT, QUEUE_MAX_WEIGHT)
+        self._queue: FairQueue = FairQueue(
+            QUEUE_MAX_BYTES, QUEUE_MAX_BYTES, quantum=QUEUE_QUANTUM_BYTES
+        )
         self._intake = Intake(
             context,
             self._sockets,
@@ -148,9 +148,9 @@ class NetStage(Stage):
         self._moved = moved
         self._loaded = now_ns < self._loaded_until_ns
 
-    def rest_ms(self) -> int:
+    def rest_us(self) -> int:
         """Under load, let work gather: a turn costs the same for one tray and for several."""
-        return REST_MS if self._loaded else 0
+        return REST_US if self._loaded else 0
 
     def peer_died(self, message: PeerDied) -> None:
         """Dispatch a dead verifier's trays again."""
@@ -163,7 +163,7 @@ class NetStage(Stage):
         for state, count in intake.tray_states().items():
             writer.set(self._tray_gauges[state], count)
         writer.set(writer["clients_waiting"], len(self._unanswered))
-        writer.set(writer["queue_weight"], self._queue.pending_weight)
+        writer.set(writer["queue_bytes"], self._queue.pending_weight)
         writer.set(writer["trays_redispatched"], intake.trays_redispatched)
         writer.set(writer["trays_split"], intake.trays_split)
         writer.set(writer["items_quarantined"], intake.items_quarantined)
@@ -215,9 +215,7 @@ class NetStage(Stage):
         if odd or n_items == 0:
             self._refuse(client, id_, Verdict.BAD_REQUEST)
             return
-        ends = np.frombuffer(frames[2], "<u2").astype(np.uint32)  # where each one ends
-        if n_items > 1:
-            np.cumsum(ends, out=ends)
+        ends = np.frombuffer(frames[2], "<u2").cumsum(dtype=np.uint32)  # where each one ends
         if ends[-1] != len(payload):
             self._refuse(client, id_, Verdict.BAD_REQUEST)
             return
@@ -226,8 +224,7 @@ class NetStage(Stage):
             not unanswered and len(self._unanswered) >= MAX_CLIENTS
         )
         request = _Request(self, client, id_, n_items)
-        weights = _signature_weights(payload, ends)
-        if full or not self._intake.offer(client, request, memoryview(payload), ends, weights):
+        if full or not self._intake.offer(client, request, memoryview(payload), ends):
             self._refuse(client, id_, Verdict.BUSY)
             return
         self._unanswered[client] = unanswered + 1
@@ -273,25 +270,6 @@ class NetStage(Stage):
 
     def _quarantined(self, item: bytes) -> None:
         self._log.error("transaction_quarantined", size=len(item), item=item.hex())
-
-
-def _signature_weights(payload: bytes, ends: U32) -> U32:
-    """What each transaction costs to verify, in signatures: u32[n], at least 1.
-
-    It is the count of witnesses in its header, as far as its length can hold so many (a false count
-    is cheap to reject), or more for its bytes, so that a queue of few signatures is no large one.
-    """
-    if len(ends) == 1:  # what an idle node gets; arrays would be most of its latency
-        claims = payload[WITNESS_COUNT_AT] if len(payload) > WITNESS_COUNT_AT else 0
-        claims = min(claims, len(payload) // WITNESS_BYTES)
-        return np.array([max(claims, len(payload) // QUEUE_WEIGHT_BYTES + 1)], np.uint32)
-    starts = np.concatenate((np.zeros(1, np.uint32), ends[:-1]))
-    lengths = ends - starts
-    bytes_ = np.frombuffer(payload or b"\0", np.uint8)
-    at = np.minimum(starts + np.uint32(WITNESS_COUNT_AT), np.uint32(len(bytes_) - 1))
-    claimed = np.minimum(bytes_[at], lengths // np.uint32(WITNESS_BYTES))
-    weights: U32 = np.maximum(claimed, lengths // np.uint32(QUEUE_WEIGHT_BYTES) + np.uint32(1))
-    return weights
 
 
 def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:

@@ -41,10 +41,11 @@ def test_no_link_can_block() -> None:
         assert link.capacity >= topology.trays.trays
 
 
-def test_a_tray_holds_any_transaction_and_is_weighed_for_its_backend() -> None:
+def test_a_tray_holds_any_transaction_and_is_filled_as_its_backend_likes() -> None:
     assert TRAY_BYTES >= MAX_TX_BYTES
-    assert wire(CONFIG, "avx512", range(2)).trays.max_weight == 256
-    assert wire(CONFIG, "nacl", range(2)).trays.max_weight == 128
+    payment_bytes = 214
+    assert wire(CONFIG, "avx512", range(2)).trays.fill_bytes == 256 * payment_bytes
+    assert wire(CONFIG, "nacl", range(2)).trays.fill_bytes == 128 * payment_bytes
     assert wire(CONFIG, "nacl", range(2)).trays.max_items == MAX_ITEMS
     assert sum(wire(CONFIG, "nacl", range(2)).trays.reserved) < CONFIG.pipeline.trays
 

@@ -43,7 +43,7 @@ def topology(options):
             LinkSpec("todo", "intake", "work", LinkPolicy.BLOCK, 8, "trays"),
             LinkSpec("done", "work", "sink", LinkPolicy.BLOCK, 8, "trays"),
         ),
-        trays=TrayDims(trays=8, tray_bytes=4096, max_items=16, verdict_bytes=1024),
+        trays=TrayDims(trays=8, tray_bytes=4096, fill_bytes=4096, max_items=16, verdict_bytes=1024),
         cores="off",
     )
 

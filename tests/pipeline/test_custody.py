@@ -18,7 +18,9 @@ from pipeline.descriptor import Descriptor, Kind
 from pipeline.order import Order
 from pipeline.topology import TrayDims
 
-DIMS = TrayDims(trays=8, tray_bytes=1024, max_items=8, verdict_bytes=64, reserved=(1, 1))
+DIMS = TrayDims(
+    trays=8, tray_bytes=1024, fill_bytes=1024, max_items=8, verdict_bytes=64, reserved=(1, 1)
+)
 EPOCH = 3
 
 

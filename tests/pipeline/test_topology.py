@@ -29,7 +29,7 @@ BLOCK, DROP = LinkPolicy.BLOCK, LinkPolicy.DROP
 
 # A busy machine is no failure.
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-TRAYS = TrayDims(trays=32, tray_bytes=65_536, max_items=256, verdict_bytes=4_096)
+TRAYS = TrayDims(trays=32, tray_bytes=65_536, fill_bytes=32_768, max_items=256, verdict_bytes=4_096)
 
 READ = StageSpec("read", "demo.stages:read", Role.INTAKE)
 COUNT = StageSpec("count", "demo.stages:count", Role.WORKER, count=2, nice=5)
@@ -115,7 +115,8 @@ REFUSED = {
     "tray bytes": (with_trays(tray_bytes=0), "trays: tray_bytes is 0; use 1 to"),
     "items": (with_trays(max_items=0), "trays: max_items is 0; use 1 to"),
     "verdict bytes": (with_trays(verdict_bytes=0), "trays: verdict_bytes is 0; use 1 to"),
-    "weight": (with_trays(max_weight=0), "trays: max_weight is 0; use 1 to"),
+    "fill": (with_trays(fill_bytes=0), "trays: fill_bytes is 0; use 1 to"),
+    "overfull": (with_trays(fill_bytes=1 << 20), "trays: fill_bytes is 1048576; use 1 to"),
     "reserved": (with_trays(reserved=(16, 16)), "32 of 32 are reserved"),
     "reserved below": (with_trays(reserved=(-1, 2)), "give two counts of 0 or more"),
     "core list": (replace(TABLE, cores="read:0"), "cores: cannot read 'read:0'; write 'auto'"),

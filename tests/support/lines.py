@@ -60,7 +60,7 @@ def topology(workers: int, trays: int = 12) -> Topology:
             LinkSpec("returns", "collect", "source", LinkPolicy.BLOCK, trays, "what became of it"),
             LinkSpec("resend", "source", "collect", LinkPolicy.BLOCK, trays, "judged before"),
         ),
-        trays=TrayDims(trays, tray_bytes=4096, max_items=16, verdict_bytes=64, max_weight=16),
+        trays=TrayDims(trays, tray_bytes=4096, fill_bytes=1024, max_items=16, verdict_bytes=64),
         cores="off",
     )
 
@@ -89,7 +89,7 @@ class Source(Stage):
         self.clients = self.sockets.socket(zmq.ROUTER)
         self.clients.linger = 200
         self.clients.bind(ADDRESS)
-        queue: FairQueue = FairQueue(256, 256)
+        queue: FairQueue = FairQueue(8192, 8192)
         self.intake = Intake(
             context,
             self.sockets,
@@ -107,8 +107,7 @@ class Source(Stage):
             return 0
         ends = np.cumsum([len(line) for line in lines], dtype=np.uint32)
         request = Request(self, client, id_, len(lines))
-        ones = np.ones(len(lines), np.uint32)
-        if not self.intake.offer(client, request, memoryview(b"".join(lines)), ends, ones):
+        if not self.intake.offer(client, request, memoryview(b"".join(lines)), ends):
             self.clients.send_multipart((client, id_, bytes([BUSY])))
         return 1
 

@@ -29,7 +29,7 @@ from tools.bench.subjects import flat_out
 from tools.bench.workloads import Workbench
 from tools.loadgen.workload_file import INDEX_NAME, Truth, columns
 
-NEED = WorkloadNeed("1in", 1, 600, 700)
+NEED = WorkloadNeed("1in", 1, 3_000, 3_100)
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
 
@@ -67,9 +67,9 @@ def test_a_round_works_on_a_copy_and_leaves_the_template_as_it_was(bench: Workbe
 
     assert contents(template) == before
     assert list((bench.work / "runs").iterdir()) == []
-    assert measured.detail["transactions"] == 600  # all that the workload has
+    assert measured.detail["transactions"] == 3_000  # all that the workload has
     assert measured.detail["short"]
-    assert measured.tx_per_s == pytest.approx(600 / measured.detail["elapsed_s"], rel=0.01)
+    assert measured.tx_per_s == pytest.approx(3_000 / measured.detail["elapsed_s"], rel=0.01)
     assert measured.figures["disk.block_bytes_per_tx"] > 214  # a transaction, and its block's share
     assert measured.figures["mem.pss_mb"] > 20
     stages = {"net", "verify", "consensus", "generator"}
