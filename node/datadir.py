@@ -28,6 +28,9 @@ FORMAT_VERSION: Final = 1
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024
 """Below this a node does not start: about ten seconds of blocks at full load."""
 
+_MAY_BE_MISSING: Final = ("wal", "signer")
+"""Backups leave them out; whoever writes there makes them anew."""
+
 _MAX_MARKER_BYTES: Final = 256
 _MARKER = re.compile(r"timed (\d{1,9})(?: ([0-9a-f]{64}))?\n")
 
@@ -76,6 +79,16 @@ class Layout:
         return self.root / "blocks"
 
     @property
+    def wal(self) -> Path:
+        """The log of agreement; of no use on another machine."""
+        return self.root / "wal"
+
+    @property
+    def signer(self) -> Path:
+        """What the validator signed last; backups leave it out, an older copy is never put here."""
+        return self.root / "signer"
+
+    @property
     def mempool(self) -> Path:
         return self.root / "mempool.dat"
 
@@ -96,6 +109,17 @@ def layout(datadir: Path) -> Layout:
 def default_datadir(network: str) -> Path:
     """Where the data of ``network`` lies if nobody says otherwise."""
     return Path("~/.timecoin").expanduser() / network
+
+
+def ensure_directory(path: Path) -> None:
+    """Make a directory (0700) that a backup may have left out, durably; raises ``DatadirError``."""
+    try:
+        path.mkdir(mode=0o700)
+        sync_directory(path.parent)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise from_os_error(error, str(path)) or error from None
 
 
 def create(where: Layout) -> None:
@@ -123,8 +147,8 @@ def create(where: Layout) -> None:
         root.chmod(0o700)
         write_new(where.unfinished, b"timed init did not finish here\n")
         check_space(root)
-        where.blocks.mkdir(mode=0o700)
-        where.run.mkdir(mode=0o700)
+        for directory in (where.blocks, where.wal, where.signer, where.run):
+            directory.mkdir(mode=0o700)
     except OSError as error:
         raise from_os_error(error, str(root)) or error from None
 
@@ -200,7 +224,7 @@ def check(where: Layout) -> bytes:
                 else "give the --datadir that timed init made",
             )
         genesis_id = _read_marker(where.marker)
-        _check_kinds(where)
+        _check_kinds(where, names)
     except FileNotFoundError as error:
         raise DatadirError(
             f"{error.filename} does not exist",
@@ -218,7 +242,16 @@ def check_writable(where: Layout) -> None:
     probe = where.run / f".probe-{os.getpid()}"
     try:
         check_space(where.root)
-        for directory in (where.root, where.store, where.blocks, where.run):
+        for directory in (
+            where.root,
+            where.store,
+            where.blocks,
+            where.wal,
+            where.signer,
+            where.run,
+        ):
+            if directory.name in _MAY_BE_MISSING and not directory.exists():
+                continue
             if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
                 read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
                 number = errno.EROFS if read_only else errno.EACCES
@@ -317,15 +350,15 @@ def _check_owner(root: Path) -> None:
         )
 
 
-def _check_kinds(where: Layout) -> None:
+def _check_kinds(where: Layout, names: list[str]) -> None:
     """Directories are directories and files are files: links are not followed."""
-    for path in (where.store, where.blocks, where.run):
+    there = [path for path in (where.wal, where.signer) if path.name in names]
+    for path in (where.store, where.blocks, where.run, *there):
         if not stat.S_ISDIR(path.lstat().st_mode):
             raise DatadirError(f"{path} is not a directory", "put the directory itself there")
     for path in (where.genesis, where.allocations, where.config, where.validator_key):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise DatadirError(f"{path} is not a regular file", "put the file itself there")
-    if stat.S_IMODE(where.run.stat().st_mode) & 0o077:
-        raise DatadirError(
-            f"others may enter {where.run}", f"take that away: chmod 700 {where.run}"
-        )
+    for path in (where.run, *there):
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise DatadirError(f"others may enter {path}", f"take that away: chmod 700 {path}")

@@ -34,6 +34,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     validator_key_path: str
     store_path: str
     blocks_path: str
+    wal_path: str
+    signer_path: str
     mempool_path: str
     run_path: str
 
@@ -72,6 +74,8 @@ def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool)
         validator_key_path=str(layout.validator_key),
         store_path=str(layout.store),
         blocks_path=str(layout.blocks),
+        wal_path=str(layout.wal),
+        signer_path=str(layout.signer),
         mempool_path=str(layout.mempool),
         run_path=str(layout.run),
         ingest_address=config.network.listen,

@@ -6,6 +6,7 @@ to every child. Pure: no files, no processes.
 
 The circle net -> verify -> consensus -> net is made of blocking links and yet cannot deadlock: a
 descriptor travels only with a tray, and no link can hold fewer descriptors than there are trays.
+``sign`` answers each request of ``consensus`` once, and of those there are a handful at a time.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def wire(
                 stall_ms=30_000,  # a commit may wait that long for a busy disk
                 process=process("consensus"),
             ),
+            StageSpec(name="sign", build="node.stages.sign:build", role=Role.SIDE),
         ),
         links=(
             LinkSpec("work", "net", "verify", LinkPolicy.BLOCK, trays, "trays to verify"),
@@ -106,6 +108,8 @@ def wire(
                 "returns", "consensus", "net", LinkPolicy.BLOCK, trays, "trays with admissions"
             ),
             LinkSpec("resend", "net", "consensus", LinkPolicy.BLOCK, trays, "trays judged before"),
+            LinkSpec("sign", "consensus", "sign", LinkPolicy.BLOCK, trays, "own messages"),
+            LinkSpec("signed", "sign", "consensus", LinkPolicy.BLOCK, trays, "their signatures"),
         ),
         trays=TrayDims(
             trays=trays,

@@ -169,10 +169,11 @@ def processes(topology: Topology, available_cores: Sequence[int] = ()) -> list[P
 def place_cores(topology: Topology, available: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Process name -> cores to pin it to; empty means not pinned.
 
-    "auto" pins only when there are at least processes + 1 cores: the lowest core stays free for the
-    supervisor and the kernel, every process without workers gets one core in table order, the
-    workers share out the rest. A list pins what it names and nothing else; a stage's cores are
-    dealt out to its processes in turn. Raises TopologyError if the list cannot be read.
+    "auto" pins only when every process but those of SIDE stages can have a core, with one to spare:
+    the lowest core stays free for the supervisor, the kernel and the side stages, every process
+    without workers gets one core in table order, the workers share out the rest. A list pins what
+    it names and nothing else; a stage's cores are dealt out to its processes in turn. Raises
+    TopologyError if the list cannot be read.
     """
     members = _members(topology)
     unpinned: dict[str, tuple[int, ...]] = dict.fromkeys(members, ())
@@ -221,20 +222,21 @@ def _process_name(stage: StageSpec, index: int) -> str:
 def _place_automatically(
     topology: Topology, members: Mapping[str, list[tuple[str, int]]], available: list[int]
 ) -> dict[str, tuple[int, ...]]:
-    if len(available) < len(members) + 1:
+    def has_only(process: str, role: Role) -> bool:
+        return all(topology.stage(stage).role is role for stage, _ in members[process])
+
+    sides = [process for process in members if has_only(process, Role.SIDE)]
+    if len(available) < len(members) - len(sides) + 1:
         return {}
-    workers = [
-        process
-        for process, inside in members.items()
-        if all(topology.stage(stage).role is Role.WORKER for stage, _ in inside)
-    ]
-    singles = [process for process in members if process not in workers]
-    free = available[1:]
-    placed = {process: (core,) for process, core in zip(singles, free, strict=False)}
+    workers = [process for process in members if has_only(process, Role.WORKER)]
+    singles = [process for process in members if process not in (*workers, *sides)]
+    lowest, *free = available
     rest = free[len(singles) :]
-    return placed | {
-        process: tuple(rest[position :: len(workers)]) for position, process in enumerate(workers)
-    }
+    return (
+        dict.fromkeys(sides, (lowest,))
+        | {process: (core,) for process, core in zip(singles, free, strict=False)}
+        | {process: tuple(rest[at :: len(workers)]) for at, process in enumerate(workers)}
+    )
 
 
 def _parse_cores(text: str, problems: list[str]) -> list[tuple[str, list[int]]]:

@@ -1,8 +1,10 @@
 """``timed check``: what is right and what is wrong with a data directory, one line each.
 
-Reads everything that a node would read at its start, changes nothing, and goes on after a failure
-with whatever does not depend on it. With ``--replay`` the chain is judged again from its first
-block by the plain reference (``node.ledger``), and its outputs are compared with the store's.
+Reads everything that a node would read at its start and every committed block with the certificate
+of its decision, changes nothing, and goes on after a failure with whatever does not depend on it.
+Blocks are found by the store's locations: among the bodies lie those of blocks that were never
+decided, and they concern nobody. With ``--replay`` the chain is judged again from its first block
+by the plain reference (``node.ledger``), and its outputs are compared with the store's.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import TypeVar
 
 from node import datadir
@@ -17,15 +20,23 @@ from node.block import block_id
 from node.commands import preflight
 from node.commands.addresses import check_addresses
 from node.commands.loading import load_config, load_genesis
+from node.commands.resume import decides_without
 from node.config import Config
+from node.consensus.certificate import CertificateError, check_certificate, check_signatures
+from node.consensus.messages import Certificate, Certified, VoteType
+from node.consensus.validators import ValidatorSet
+from node.consensus.wire import WireError, decode
 from node.datadir import Layout
-from node.errors import CheckFailed
+from node.durable import Directory
+from node.errors import CheckFailed, DatadirError
 from node.genesis import Genesis, genesis_id, read_allocations, salt_of
 from node.ledger import BlockInvalid, replay
 from node.settings import NodeSettings, resolve
+from node.signer import SignerState, read_state
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore, output_set_digest
 from node.storage.errors import DAMAGED_REMEDY, StoreDamaged
+from node.verification.nacl import NaclBackend
 from node.wiring import wire
 from pipeline.errors import OperatorError
 
@@ -97,7 +108,19 @@ def _check_chain(where: Layout, genesis: Genesis, report: _Report, replaying: bo
 
 
 def _check_parts(config: Config, settings: NodeSettings, report: _Report) -> None:
-    report.line("validator key", lambda: preflight.check_key(settings), str)
+    key = report.line(
+        "validator key", lambda: preflight.check_key(settings), lambda found: found[1].hex()
+    )
+    if key is not None:
+        report.line(
+            "signer",
+            lambda: _signer_state(settings, *key),
+            lambda found: (
+                "no record of what was signed: silent until two heights were decided by the others"
+                if found is None
+                else found.describe()
+            ),
+        )
     backend = report.line(
         "verification",
         lambda: preflight.examine(settings),
@@ -127,6 +150,19 @@ def _check_parts(config: Config, settings: NodeSettings, report: _Report) -> Non
     )
 
 
+def _signer_state(settings: NodeSettings, validator: int, public_key: bytes) -> SignerState | None:
+    """What the validator signed last; to have no record of it is wrong only if all wait for it."""
+    path = Path(settings.signer_path)
+    state = read_state(Directory(path), settings.salt, public_key)
+    if state is None and not decides_without(settings.genesis, validator):
+        raise DatadirError(
+            f"there is no record in {path} of what this validator signed, and the others cannot "
+            "decide without it",
+            "see timed resume-signing",
+        )
+    return state
+
+
 def _check_store(where: Layout, genesis: Genesis, report: _Report, replaying: bool) -> None:
     store = report.line(
         "store",
@@ -138,8 +174,13 @@ def _check_store(where: Layout, genesis: Genesis, report: _Report, replaying: bo
     with closing(store):
         blocks = report.line(
             "block files",
-            lambda: _scan(where, genesis, store),
+            lambda: check_blocks(where, genesis, store),
             lambda found: f"{found:,} blocks, checksums and order are right",
+        )
+        report.line(
+            "certificates",
+            lambda: check_certificates(where, genesis, store),
+            lambda found: f"{found:,} signatures, a quorum's for every block",
         )
         if replaying and blocks is not None:
             report.line(
@@ -149,30 +190,76 @@ def _check_store(where: Layout, genesis: Genesis, report: _Report, replaying: bo
             )
 
 
-def _scan(where: Layout, genesis: Genesis, store: ChainStore) -> int:
-    """Read every committed body; each must be the block that the store names at its height."""
-    identity = genesis_id(genesis)
+def check_blocks(where: Layout, genesis: Genesis, store: ChainStore) -> int:
+    """Read every committed body; each must be the block that the store names at its height.
+
+    Returns how many there are. Raises StoreDamaged.
+    """
+    previous = identity = genesis_id(genesis)
     salt = salt_of(identity)
-    height = 0
     with closing(BlockFiles(where.blocks, identity)) as files:
-        for location, header in files.scan(store.tip.location) if store.tip.height else ():
-            height += 1
-            if (
-                header.height != height
-                or store.block_location(height) != location
-                or store.block_id(height) != block_id(header.encode(), salt)
-            ):
+        for height in range(1, store.tip.height + 1):
+            location = store.block_location(height)
+            header = files.read_header(location)
+            found = block_id(header.encode(), salt)
+            named = (height, previous, store.block_id(height))
+            if (header.height, header.previous, found) != named:
                 raise StoreDamaged(
                     f"{files.path(location.file)} holds another block at {location.offset} than "
                     f"{where.store} names for height {height}",
                     DAMAGED_REMEDY,
                 )
-    if height != store.tip.height:
-        raise StoreDamaged(
-            f"{where.blocks} ends at height {height} and {where.store} at {store.tip.height}",
-            DAMAGED_REMEDY,
+            previous = found
+    return store.tip.height
+
+
+def check_certificates(where: Layout, genesis: Genesis, store: ChainStore) -> int:
+    """Verify that a quorum precommitted every committed block; returns the signatures seen.
+
+    By the powers of the genesis, with the backend whose verdict is the network's rule. Raises
+    StoreDamaged for the first block whose certificate is missing or proves nothing.
+    """
+    salt = salt_of(genesis_id(genesis))
+    validators = ValidatorSet(
+        [validator.power for validator in genesis.validators],
+        [validator.key_bytes for validator in genesis.validators],
+    )
+    backend = NaclBackend()
+
+    def verify(key: bytes, message: bytes, signature: bytes) -> bool:
+        return backend.verify_alone(key, signature, message)
+
+    n_signatures = 0
+    for height in range(1, store.tip.height + 1):
+        try:
+            certificate = _certificate(store.certificate(height), height, store.block_id(height))
+            check_certificate(certificate, validators)
+            check_signatures(certificate, validators, salt, verify)
+        except (CertificateError, WireError) as error:
+            raise StoreDamaged(
+                f"the commit certificate of block {height} in {where.store} does not prove that it "
+                f"was decided ({error})",
+                DAMAGED_REMEDY,
+            ) from None
+        n_signatures += len(certificate.signatures)
+    return n_signatures
+
+
+def _certificate(encoded: bytes | None, height: int, value: bytes) -> Certificate:
+    """The certificate in these bytes if it is one of precommits for this block."""
+    if encoded is None:
+        raise CertificateError("it is missing")
+    message = decode(encoded)
+    if not isinstance(message, Certified):
+        raise CertificateError("it is a message of another kind")
+    certificate = message.certificate
+    if certificate.type is not VoteType.PRECOMMIT:
+        raise CertificateError("it holds no precommits")
+    if (certificate.height, certificate.value) != (height, value):
+        raise CertificateError(
+            f"it is for block {certificate.value.hex()} at height {certificate.height}"
         )
-    return height
+    return certificate
 
 
 def _replay(where: Layout, genesis: Genesis, store: ChainStore) -> int:

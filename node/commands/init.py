@@ -20,6 +20,7 @@ from nacl.signing import SigningKey
 from node import config, datadir
 from node.address import encode_address, prefix_of
 from node.datadir import Layout
+from node.durable import Directory
 from node.errors import UsageError
 from node.genesis import (
     Genesis,
@@ -30,9 +31,11 @@ from node.genesis import (
     genesis_to_json,
     read_allocations,
     read_genesis,
+    salt_of,
 )
 from node.keys import create_key_file, read_key_file
 from node.params import KEY_BYTES, UNITS_PER_TIME
+from node.signer import STATE_NAME, closed_up_to, write_state
 from node.storage.chain import ChainStore
 
 DEV_ALLOCATIONS: Final = 10
@@ -49,6 +52,7 @@ class _Chain:
     genesis: Genesis
     allocations: bytes
     key: SigningKey
+    key_is_new: bool
 
 
 def init(
@@ -93,7 +97,7 @@ def _given_chain(network: str | None, genesis_path: Path, key_path: Path | None)
             f"the key in {key_path} is not that of a validator of {genesis_path}",
             "give the --validator-key that belongs to this genesis",
         )
-    return _Chain(genesis, allocations, key)
+    return _Chain(genesis, allocations, key, key_path is None)
 
 
 def _own_chain(network: str | None, key_path: Path | None) -> _Chain:
@@ -119,7 +123,7 @@ def _own_chain(network: str | None, key_path: Path | None) -> _Chain:
         validators=(Validator(key=owner.hex(), power=1),),
         allocations=describe_allocations(allocations),
     )
-    return _Chain(genesis, allocations, key)
+    return _Chain(genesis, allocations, key, key_path is None)
 
 
 def _fill(where: Layout, chain: _Chain) -> None:
@@ -129,7 +133,14 @@ def _fill(where: Layout, chain: _Chain) -> None:
     datadir.write_new(where.allocations, chain.allocations)
     create_key_file(where.validator_key, bytes(chain.key))
     ChainStore.create(where.store, chain.genesis, where.allocations)
-    datadir.finish(where, genesis_id(chain.genesis))
+    identity = genesis_id(chain.genesis)
+    write_state(
+        Directory(where.signer),
+        closed_up_to(0),  # nothing was signed yet
+        salt_of(identity),
+        bytes(chain.key.verify_key),
+    )
+    datadir.finish(where, identity)
 
 
 def _undo(where: Layout, existed: bool) -> None:
@@ -156,4 +167,8 @@ def _tell(where: Layout, chain: _Chain) -> None:
         f"{total // UNITS_PER_TIME:,}.{total % UNITS_PER_TIME:08} TIME"
     )
     print(f"configuration   {where.config}")
+    if not chain.key_is_new:
+        print("signs           from height 1 on; if this key signed on this chain before, delete")
+        print(f"                {where.signer / STATE_NAME} first,")
+        print("                and never run two nodes with one key")
     print(f"start it with   timed run --datadir {where.root}")

@@ -1,9 +1,10 @@
 """What must be known about signatures and keys before a node starts, found out in another process.
 
 That process (``python -m node.commands.preflight DATADIR``) loads the verification backend,
-measures it, reads the validator's key and forgets it, answers with a line of JSON, and ends. So
-the process that becomes the supervisor maps no cryptography and holds no key, and a backend that
-crashes on this processor is a clear line instead of a dead node.
+measures it, sees that the validator's key file is there and nobody else's to use, answers with a
+line of JSON, and ends. So the process that becomes the supervisor maps no cryptography, and a
+backend that crashes on this processor is a clear line instead of a dead node. What is in the key
+file, ``timed check`` reads; of a node that runs, the signing process alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from node.errors import DatadirError, PreflightError
+from node.errors import PreflightError
 from node.settings import NodeSettings
 from pipeline.errors import OperatorError
 
@@ -41,7 +42,7 @@ class _Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 def examine(settings: NodeSettings) -> Found:
-    """Choose and measure the backend and check the validator's key, in a process of its own.
+    """Choose and measure the backend and check who may use the key, in a process of its own.
 
     Raises ``PreflightError`` if that process dies of it, else an ``OperatorError`` with its
     message.
@@ -76,9 +77,10 @@ def examine(settings: NodeSettings) -> Found:
 
 def look(settings: NodeSettings) -> Found:
     """The same in this process."""
+    from node.keys import check_key_file
     from node.verification.select import measure, select_backend
 
-    check_key(settings)
+    check_key_file(Path(settings.validator_key_path))
     backend = select_backend(settings.backend)
     return Found(
         backend="avx512" if backend.name == "avx512" else "nacl",
@@ -87,19 +89,15 @@ def look(settings: NodeSettings) -> Found:
     )
 
 
-def check_key(settings: NodeSettings) -> str:
-    """Check that the key file is in order and a validator's; returns the public key in
-    hexadecimal.
+def check_key(settings: NodeSettings) -> tuple[int, bytes]:
+    """Check that the key file is in order and a validator's; returns which one's, and the public
+    key.
     """
-    from node.keys import read_key_file
+    from node.keys import read_key_file, validator_index
 
-    public = bytes(read_key_file(Path(settings.validator_key_path)).verify_key).hex()
-    if public not in [validator.key for validator in settings.genesis.validators]:
-        raise DatadirError(
-            f"the key in {settings.validator_key_path} is not a validator's of this chain",
-            "put the right key file there",
-        )
-    return public
+    path = Path(settings.validator_key_path)
+    public_key = bytes(read_key_file(path).verify_key)
+    return validator_index(public_key, settings.genesis, path), public_key
 
 
 def _main(root: str) -> None:

@@ -101,6 +101,32 @@ def _check(
     check.check(locate(datadir, network), replay)
 
 
+@app.command("resume-signing")
+def _resume(
+    datadir: Datadir = None,
+    network: Network = None,
+    from_height: Annotated[
+        int | None,
+        typer.Option(
+            help="The first height to sign at [default: two above the last block here].",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="I am certain; without it, nothing is changed.")
+    ] = False,
+) -> None:
+    """Let a validator sign again whose record of what it signed is lost.
+
+    Needed after a data directory was restored from a backup, if the others cannot decide without
+    this validator; otherwise it begins by itself when two heights were decided without it. The
+    node must not be running.
+    """
+    from node.commands import resume
+
+    resume.resume(locate(datadir, network), from_height, confirmed=yes)
+
+
 @app.command("status")
 def _status(
     datadir: Datadir = None,

@@ -1,10 +1,12 @@
 """Block files: the bodies of blocks, appended to plain files that any process may read.
 
-The consensus stage appends a body and syncs it before anything depends on it; the chain store then
-remembers where it lies. Readers (``rpc``, ``timed check``) open the same files without the store.
-A crash can only leave a torn or uncommitted tail, which `BlockFiles.truncate` cuts at the next
-start; anything else that does not check is damage, and stops the reader with the place and the
-remedy.
+The consensus stage appends a body and syncs it before its precommit leaves; once a block is
+committed the chain store remembers where its body lies. Of several bodies of one height at most
+one is committed: the others stay where they are, and no reader minds them, because locations come
+from the store and never from the order in the files. Readers (``rpc``, ``timed check``) open the
+same files without the store. Behind the last committed body a crash may leave anything; the next
+start keeps what is whole and may yet be decided, and cuts the rest (`BlockFiles.recover`). A
+committed body that does not check is damage, and stops the reader with the place and the remedy.
 
 File ``blocks-NNNNN.dat``: a head of 64 bytes (magic[8], version u32, file number u32, genesis
 id[32], zeros) and records. Record: magic[4], length u32 of what follows the checksum, BLAKE2b-128
@@ -22,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from node.block import Block, BlockFormatError, BlockHeader, split_transactions
+from node.block import Block, BlockFormatError, BlockHeader, block_id, split_transactions
 from node.genesis import MAX_BLOCK_BYTES, salt_of
 from node.params import BLOCK_HEADER_BYTES
 from node.storage.errors import (
@@ -81,7 +83,8 @@ class BlockFiles:
     def __init__(self, directory: Path, genesis_id: bytes, *, roll_bytes: int = ROLL_BYTES) -> None:
         self._directory = directory
         self._genesis_id = genesis_id
-        self._hasher = IdHasher(salt_of(genesis_id))
+        self._salt = salt_of(genesis_id)
+        self._hasher = IdHasher(self._salt)
         self._roll_bytes = roll_bytes
         self._read_fds: dict[int, int] = {}
         self._file = -1  # the file appended to; -1: not opened yet
@@ -100,7 +103,7 @@ class BlockFiles:
         """Append a block and return where it lies; it is durable only after `sync`.
 
         ``header`` has 128 bytes. Raises StoreError (StoreFull, StoreUnwritable, ...): the files
-        are then as before the call, but for a tail that `truncate` cuts.
+        are then as before the call, but for a tail that `recover` cuts.
         """
         payload = b"".join((header, *transactions))
         if len(header) != BLOCK_HEADER_BYTES or len(payload) > _MAX_PAYLOAD_BYTES:
@@ -134,37 +137,30 @@ class BlockFiles:
             self._failed = True
             raise store_error(error, self.path(self._file), "sync") from error
 
-    def truncate(self, end: BodyLocation | None) -> int:
-        """Cut everything behind the record at ``end`` (None: all records); returns the bytes cut.
+    def recover(self, end: BodyLocation | None, height: int) -> dict[bytes, BodyLocation]:
+        """Keep the bodies of the height that is being decided; returns block id -> location.
 
-        For the start of the appender: ``end`` is the last block that the chain store committed.
-        The record itself is checked, so a store that is ahead of its files is noticed:
-        StoreDamaged.
+        For the start of the appender: ``end`` (None: nothing is committed) is the last block that
+        the chain store committed, ``height`` the one above it. What lies behind ``end`` is read
+        from the disk, not from memory that a failed write may have left, and everything from the
+        first record on that is torn, or that no body of this height follows, is cut; what was kept
+        is durable. The record at ``end`` is checked, so a store that is ahead of its files is
+        noticed: StoreDamaged.
         """
         self.close()
         if end is not None:
             self.read_header(end)
-        keep = -1 if end is None else end.file
-        cut = 0
-        for number in reversed(self.files()):
-            path = self.path(number)
-            try:
-                size = path.stat().st_size
-                if size > FILE_HEAD_BYTES:
-                    self._reader(number)  # never cut the files of another chain
-                if number > keep:
-                    path.unlink()
-                    cut += max(0, size - FILE_HEAD_BYTES)
-                elif end is not None and number == keep and size > end.end:
-                    os.truncate(path, end.end)
-                    _sync(path)
-                    cut += size - end.end
-            except OSError as error:
-                raise store_error(error, path, "truncate") from error
-        self.close()
-        if self._directory.exists():
-            _sync(self._directory)
-        return cut
+        for number in self.files():
+            if end is None or number >= end.file:
+                self._settle(number)
+        kept: dict[bytes, BodyLocation] = {}
+        last = end
+        for location, header in self.scan(end):
+            if header.height == height:
+                kept.setdefault(block_id(header.encode(), self._salt), location)
+                last = location
+        self._cut_behind(last)
+        return kept
 
     # Reading
 
@@ -195,36 +191,22 @@ class BlockFiles:
         """Return the header of the block at a location, after checking the whole record."""
         return BlockHeader.decode(self._payload(location)[:BLOCK_HEADER_BYTES])
 
-    def scan(self, end: BodyLocation | None = None) -> Iterator[tuple[BodyLocation, BlockHeader]]:
-        """Yield every record in order of writing, checked, up to and including the one at ``end``.
+    def scan(self, after: BodyLocation | None = None) -> Iterator[tuple[BodyLocation, BlockHeader]]:
+        """Yield every record behind the one at ``after`` (None: from the first on), checked.
 
-        Without ``end``: up to the last complete record. What follows it is a torn tail if no
-        complete record comes after, and damage if one does. Raises StoreDamaged.
+        They come in order of writing, those of blocks that were never committed among them, and
+        end at the first that is not complete: a torn tail, or damage, which only who knows the
+        locations of the committed blocks can tell apart.
         """
-        files = self.files()
-        if end is not None:
-            files = [number for number in files if number <= end.file]
-            if end.file not in files:
-                raise self._damaged(end.file, end.offset, "the file is missing")
-        if files != list(range(len(files))):
-            missing = min(set(range(len(files))) - set(files))
-            raise self._damaged(missing, 0, "the file is missing")
-        for number in files:
+        number, offset = (0, FILE_HEAD_BYTES) if after is None else (after.file, after.end)
+        while self.path(number).exists() and not self._is_headless(number):
             size = os.fstat(self._reader(number)).st_size
-            if end is not None and number == end.file:
-                size = min(size, end.end)
-            offset = FILE_HEAD_BYTES
-            while offset < size:
-                location = self._record_at(number, offset, size)
-                if location is None:
-                    break
-                yield location, self.read_header(location)
-                offset = location.end
-            if end is not None:
-                if offset < (end.end if number == end.file else size):
-                    raise self._damaged(number, offset, "no complete record begins here")
-            elif offset < size and (number != files[-1] or self._record_after(number, offset)):
-                raise self._damaged(number, offset, "no complete record, but later ones exist")
+            while (record := self._record_at(number, offset, size)) is not None:
+                yield record
+                offset = record[0].end
+            if offset < size:
+                return
+            number, offset = number + 1, FILE_HEAD_BYTES
 
     def close(self) -> None:
         """Close all files; the next call opens them again."""
@@ -240,7 +222,9 @@ class BlockFiles:
     def _open_last(self) -> None:
         self._check_usable()
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
+            if not self._directory.exists():
+                self._directory.mkdir(mode=0o700)
+                _sync(self._directory.parent)
         except OSError as error:
             raise store_error(error, self._directory, "create") from error
         files = self.files()
@@ -277,6 +261,42 @@ class BlockFiles:
             path.unlink(missing_ok=True)
             raise
         self._size = FILE_HEAD_BYTES
+
+    def _settle(self, number: int) -> None:
+        """Sync a file and forget what the kernel holds of it, so that the disk itself is read."""
+        path = self.path(number)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise store_error(error, path, "sync") from error
+
+    def _cut_behind(self, last: BodyLocation | None) -> None:
+        """Remove what follows the record at ``last`` (None: everything), durably."""
+        keep = -1 if last is None else last.file
+        numbers = self.files()
+        for number in numbers:
+            if number > keep and not self._is_headless(number):
+                self._reader(number)  # never cut the files of another chain
+        self.close()
+        path = self._directory
+        try:
+            for number in reversed(numbers):
+                path = self.path(number)
+                if number > keep:
+                    path.unlink()
+                elif last is not None and number == keep and path.stat().st_size > last.end:
+                    os.truncate(path, last.end)
+                    _sync(path)
+            if numbers:
+                path = self._directory
+                _sync(path)
+        except OSError as error:
+            raise store_error(error, path, "truncate") from error
 
     def _write(self, parts: tuple[bytes, ...]) -> None:
         self._check_usable()
@@ -361,7 +381,9 @@ class BlockFiles:
             raise self._damaged(location.file, location.offset, "the checksum is wrong")
         return payload
 
-    def _record_at(self, number: int, offset: int, size: int) -> BodyLocation | None:
+    def _record_at(
+        self, number: int, offset: int, size: int
+    ) -> tuple[BodyLocation, BlockHeader] | None:
         """The complete and checked record that begins at an offset, if one does."""
         head = self._pread(number, RECORD_HEAD_BYTES, offset)
         if len(head) < RECORD_HEAD_BYTES:
@@ -373,20 +395,19 @@ class BlockFiles:
         if location.end > size:
             return None
         try:
-            self._payload(location)
+            return location, self.read_header(location)
         except StoreDamaged:
             return None
-        return location
 
-    def _record_after(self, number: int, offset: int) -> bool:
-        """Whether a complete record begins anywhere behind an offset of a file."""
-        data = self._pread(number, self._roll_bytes + _MAX_PAYLOAD_BYTES, 0)
-        found = data.find(RECORD_MAGIC, offset + 1)
-        while found >= 0:
-            if self._record_at(number, found, len(data)) is not None:
-                return True
-            found = data.find(RECORD_MAGIC, found + 1)
-        return False
+    def _is_headless(self, number: int) -> bool:
+        """Whether a crash left a file without its head, so that nothing in it was ever synced."""
+        path = self.path(number)
+        try:
+            with path.open("rb", buffering=0) as file:
+                head = file.read(FILE_HEAD_BYTES)
+        except OSError as error:
+            raise store_error(error, path, "open") from error
+        return len(head) < FILE_HEAD_BYTES or not any(head)
 
     def _damaged(self, number: int, offset: int, what: str) -> StoreDamaged:
         return StoreDamaged(

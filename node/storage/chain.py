@@ -1,17 +1,19 @@
 """The chain store: which outputs are unspent, where transactions and blocks lie, and the tip.
 
 One RocksDB that the consensus stage alone opens. A committed block arrives with the location of
-its body in the block files; everything that it changes goes into one synced write batch, so the
-store is always exactly at some height, whatever kills the process. Bodies are never read here.
-Queries come from the mempool (`get_outputs`, `find_transaction`) and, through consensus, from the
-RPC.
+its body in the block files and the certificate of its decision; everything that it changes goes
+into one synced write batch, so the store is always exactly at some height, whatever kills the
+process. Bodies are never read here, certificates never decoded. Queries come from the mempool
+(`get_outputs`, `find_transaction`) and, through consensus, from the RPC and from peers that catch
+up (`certificate`).
 
 Column families (all integers little-endian unless said):
 outputs       outpoint[33] -> value u64, owner[32]
-transactions  txid[32] -> height u32, position u32, n_outputs u8 (genesis allocations and rewards
-too) blocks        height u64 big-endian -> file u32, offset u64, length u32, block id[32] default
-"format" u32; "genesis" id[32]; "issue" reward u64, allocated u64; "tip" height u64, time_ms u64,
-block id[32]
+transactions  txid[32] -> height u32, position u32, n_outputs u8 (allocations and rewards too)
+blocks        height u64 big-endian -> file u32, offset u64, length u32, block id[32]
+certificates  height u64 big-endian -> commit certificate, as `node.consensus.wire` encodes it
+default       "format" u32; "genesis" id[32]; "issue" reward u64, allocated u64; "tip" height u64,
+              time_ms u64, block id[32]
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ from node.storage.errors import (
     FULL_REMEDY,
     ForeignStore,
     NewerStore,
+    OlderStore,
     StoreDamaged,
     StoreError,
     StoreExists,
@@ -77,7 +80,7 @@ from node.storage.errors import (
     store_error,
 )
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2  # 1 kept no certificates
 READ_AHEAD_BYTES = 128 * 1024  # Linux cuts one request to the read-ahead of the device
 BUILDING_SUFFIX = ".tmp"
 WAL_BYTES = 64 << 20  # what an opening after a crash has to read again, at most: about a second
@@ -117,8 +120,8 @@ class ChainStore:
 
     ``cache_mb`` bounds the block cache, ``write_buffer_mb`` the memtables being filled (while one
     is being flushed, twice that). Raises StoreMissing, StoreLocked, ForeignStore, NewerStore,
-    StoreDamaged, StoreFull, StoreUnwritable, StoreFailed; each names the path, the cause and the
-    remedy.
+    OlderStore, StoreDamaged, StoreFull, StoreUnwritable, StoreFailed; each names the path, the
+    cause and the remedy.
     """
 
     def __init__(
@@ -196,12 +199,25 @@ class ChainStore:
         return None if value is None else TxPosition(*_POSITION.unpack(value))
 
     def block_location(self, height: int) -> BodyLocation:
-        """Return where the body of the block at a height (1..tip) lies; KeyError above the tip."""
-        return self._block(height)[0]
+        """Return where the body of the block at a height (1..tip) lies; KeyError at others."""
+        return self._committed(height)[0]
 
     def block_id(self, height: int) -> bytes:
-        """Return the id of the block at a height (1..tip); KeyError above the tip."""
-        return self._block(height)[1]
+        """Return the id of the block at a height (1..tip); KeyError at others."""
+        return self._committed(height)[1]
+
+    def certificate(self, height: int) -> bytes | None:
+        """Return the commit certificate of the block at a height, as it was given to `commit`.
+
+        None at height 0, where nothing was voted on, and above the tip.
+        """
+        if not 0 < height <= self._tip.height:
+            return None
+        try:
+            value: bytes | None = self._certificates.get(_BLOCK_KEY.pack(height))
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+        return value
 
     def iterate_outputs(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every (outpoint, output), in ascending order of outpoints, as of the call."""
@@ -225,13 +241,13 @@ class ChainStore:
 
     # Commits
 
-    def commit(self, block: Block, location: BodyLocation) -> None:
+    def commit(self, block: Block, location: BodyLocation, certificate: bytes) -> None:
         """Apply a block that is valid on top of the tip, durably and as a whole.
 
-        Its body must be durable at ``location`` already. Returns after the write was synced.
-        Raises ValueError when the block does not follow the tip (ours: nothing is written),
-        StoreError when the disk fails; the store must then be opened anew, at the old tip or the
-        new one.
+        Its body must be durable at ``location`` already; ``certificate`` proves its decision and is
+        kept as it is. Returns after the write was synced. Raises ValueError when the block does
+        not follow the tip (ours: nothing is written), StoreError when the disk fails; the store
+        must then be opened anew, at the old tip or the new one.
         """
         header = block.header
         if header.height != self._tip.height + 1 or header.previous != self._tip.block_id:
@@ -244,7 +260,7 @@ class ChainStore:
                 "start the node again",
             )
         identity = block_id(header.encode(), self._salt)
-        batch = self._batch(block, identity, location)
+        batch = self._batch(block, identity, location, certificate)
         try:
             self._db.write(batch, self._synced)
         except Exception as error:
@@ -257,17 +273,20 @@ class ChainStore:
         if self._db is None:
             return
         self._get_output = self._get_transaction = self._refuse
-        for family in (self._outputs, self._transactions, self._blocks, self._db):
+        for family in (self._outputs, self._transactions, self._blocks, self._certificates):
             family.close()
+        self._db.close()
         # every handle keeps the database alive, and with it the lock
         self._outputs_handle = self._transactions_handle = None
-        self._blocks_handle = self._default_handle = None
+        self._blocks_handle = self._certificates_handle = self._default_handle = None
         self._db = None
 
     def _refuse(self, _: object) -> Any:
         raise StoreFailed(f"{self._path} is closed", "open it again")
 
-    def _batch(self, block: Block, identity: bytes, location: BodyLocation) -> Any:
+    def _batch(
+        self, block: Block, identity: bytes, location: BodyLocation, certificate: bytes
+    ) -> Any:
         """The write batch of a block, family by family, in the order that `store_changes` gives."""
         header = block.header
         batch: Any = WriteBatch(raw_mode=True)
@@ -285,11 +304,9 @@ class ChainStore:
             batch.put(txid + b"\0", output, self._outputs_handle)
             position = _POSITION.pack(header.height, len(block.transactions), 1)
             batch.put(txid, position, self._transactions_handle)
-        batch.put(
-            _BLOCK_KEY.pack(header.height),
-            _BLOCK.pack(*location, identity),
-            self._blocks_handle,
-        )
+        key = _BLOCK_KEY.pack(header.height)
+        batch.put(key, _BLOCK.pack(*location, identity), self._blocks_handle)
+        batch.put(key, certificate, self._certificates_handle)
         batch.put(
             _META_TIP, _TIP.pack(header.height, header.time_ms, identity), self._default_handle
         )
@@ -306,9 +323,11 @@ class ChainStore:
         self._outputs = self._db.get_column_family("outputs")
         self._transactions = self._db.get_column_family("transactions")
         self._blocks = self._db.get_column_family("blocks")
+        self._certificates = self._db.get_column_family("certificates")
         self._outputs_handle = self._db.get_column_family_handle("outputs")
         self._transactions_handle = self._db.get_column_family_handle("transactions")
         self._blocks_handle = self._db.get_column_family_handle("blocks")
+        self._certificates_handle = self._db.get_column_family_handle("certificates")
         self._default_handle = self._db.get_column_family_handle("default")
         self._get_output = self._outputs.get
         self._get_transaction = self._transactions.get
@@ -323,7 +342,7 @@ class ChainStore:
                 "install the version that wrote it",
             )
         if version < STORE_FORMAT:
-            raise self._damaged(f"format {version} was never written")
+            raise _older(self._path)
         found = self._db.get(_META_GENESIS)
         if found is None or len(found) != ID_BYTES:
             raise self._damaged("the genesis id is missing")
@@ -348,13 +367,18 @@ class ChainStore:
             raise self._damaged(f"the entry {key.decode()!r} is missing or has a wrong length")
         return layout.unpack(value)
 
+    def _committed(self, height: int) -> tuple[BodyLocation, bytes]:
+        if not 0 < height <= self._tip.height:
+            raise KeyError(height)
+        return self._block(height)
+
     def _block(self, height: int) -> tuple[BodyLocation, bytes]:
         try:
             value = self._blocks.get(_BLOCK_KEY.pack(height))
         except Exception as error:
             raise _explain(error, self._path, "read") from error
-        if value is None:
-            raise KeyError(height)
+        if value is None or len(value) != _BLOCK.size:
+            raise self._damaged(f"the entry of block {height} is missing or has a wrong length")
         file, offset, length, identity = _BLOCK.unpack(value)
         return BodyLocation(file, offset, length), identity
 
@@ -378,7 +402,7 @@ def _exhaust(calls: Iterable[object]) -> None:
 
 
 class _Settings:
-    """RocksDB options of the four families, sharing one block cache."""
+    """RocksDB options of the five families, sharing one block cache."""
 
     def __init__(self, cache_mb: int, write_buffer_mb: int) -> None:
         self._cache = Cache(cache_mb << 20)
@@ -390,6 +414,7 @@ class _Settings:
             "outputs": self.options(self._write_buffer_bytes * 3 // 4, create=create),
             "transactions": self.options(self._write_buffer_bytes // 4, create=create),
             "blocks": self.options(1 << 20, create=create),
+            "certificates": self.options(1 << 20, create=create),
         }
 
     def options(self, write_buffer_bytes: int, *, create: bool) -> Any:
@@ -490,11 +515,20 @@ def _explain(error: Exception, path: Path, doing: str) -> StoreError:
         return StoreFull(cause, FULL_REMEDY)
     if any(words in text for words in _DENIED_WORDS):
         return StoreUnwritable(cause, DENIED_REMEDY)
+    if "Column family not found" in text:  # before the format can be read
+        return _older(path)
     if "Column families not opened" in text or "Unknown Footer version" in text:
         return NewerStore(cause, "install the version that wrote it")
     if any(words in text for words in _DAMAGE_WORDS):
         return StoreDamaged(cause, DAMAGED_REMEDY)
     return StoreFailed(cause, FAILED_REMEDY)
+
+
+def _older(path: Path) -> OlderStore:
+    return OlderStore(
+        f"{path} was made by an older version and lacks what format {STORE_FORMAT} holds",
+        "make a new data directory with `timed init`",
+    )
 
 
 def _read_ahead(path: Path) -> None:

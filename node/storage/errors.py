@@ -38,6 +38,10 @@ class NewerStore(StoreError):
     """The files were written in a format that this version does not know."""
 
 
+class OlderStore(StoreError):
+    """The files were written in a format that this version no longer reads."""
+
+
 class StoreLocked(StoreError):
     """Another process has the store open."""
 

@@ -91,7 +91,7 @@ def heights_never_fall(node: RunningNode, seen: list[int]) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("victim", ["net", "consensus"])
+@pytest.mark.parametrize("victim", ["net", "consensus", "sign"])
 def test_the_chain_goes_on_when_a_stage_is_killed(node: RunningNode, victim: str) -> None:
     load = node.load("--rate", "2000", "--resubmit", "--answer-timeout", "3", *PATIENT)
     heights: list[int] = []

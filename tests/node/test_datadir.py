@@ -43,7 +43,8 @@ def test_a_made_directory_is_complete_private_and_ours(tmp_path: Path) -> None:
     datadir.check_writable(where)
     assert where.marker.read_text() == f"timed 1 {IDENTITY.hex()}\n"
     assert stat.S_IMODE(where.root.stat().st_mode) == 0o700
-    assert stat.S_IMODE(where.run.stat().st_mode) == 0o700
+    for path in (where.run, where.wal, where.signer, where.blocks):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert stat.S_IMODE(where.config.stat().st_mode) == 0o600
     assert os.listdir(where.run) == []
 
@@ -110,13 +111,17 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path, name: str) -> None:
     assert name in refused(where)
 
 
-@pytest.mark.parametrize("name", ["store", "blocks", "run"])
+@pytest.mark.parametrize("name", ["store", "blocks", "wal", "signer", "run"])
 def test_directories_are_directories(tmp_path: Path, name: str) -> None:
     where = made(tmp_path / "d")
     path = where.root / name
     path.rename(tmp_path / "elsewhere")
-    assert name in refused(where)
+    if name not in ("wal", "signer"):
+        assert name in refused(where)
     path.symlink_to(tmp_path / "elsewhere")
+    assert name in refused(where)
+    path.unlink()
+    path.touch()
     assert name in refused(where)
 
 
@@ -131,8 +136,26 @@ def test_what_others_can_write_or_enter_is_refused(tmp_path: Path) -> None:
     where.root.chmod(0o770)
     assert "chmod 700" in refused(where)
     where.root.chmod(0o700)
-    where.run.chmod(0o755)
-    assert "chmod 700" in refused(where)
+    for path in (where.run, where.wal, where.signer):
+        path.chmod(0o755)
+        assert f"chmod 700 {path}" in refused(where)
+        path.chmod(0o700)
+    assert datadir.check(where) == IDENTITY
+
+
+@pytest.mark.parametrize("name", ["wal", "signer"])
+def test_what_backups_leave_out_is_made_anew(tmp_path: Path, name: str) -> None:
+    where = made(tmp_path / "d")
+    path = where.root / name
+    path.rmdir()
+    assert datadir.check(where) == IDENTITY
+    datadir.check_writable(where)
+    for _ in range(2):
+        datadir.ensure_directory(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert datadir.check(where) == IDENTITY
+    with pytest.raises(DatadirError, match="does not exist"):
+        datadir.ensure_directory(where.root / "no" / "such")
 
 
 def test_a_datadir_itself_may_be_a_link(tmp_path: Path) -> None:

@@ -1,14 +1,26 @@
-"""The validator's key file: who may read it, and what it may hold."""
+"""The validator's key file: who may read it, who holds it, and what it may hold."""
 
 from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from node.keys import KeyFileError, create_key_file, read_key_file
+from node.keys import (
+    KeyFileError,
+    KeyInUse,
+    check_key_file,
+    create_key_file,
+    hold_key_file,
+    read_key_file,
+    validator_index,
+)
 
 SEED = bytes(range(32))
 
@@ -108,3 +120,87 @@ def test_a_newer_format_says_so(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(KeyFileError, match="format 2"):
         read_key_file(path)
+
+
+def test_who_may_use_a_key_file_is_checked_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    with pytest.raises(KeyFileError, match="no validator key"):
+        check_key_file(path)
+    path.write_bytes(b"no key at all")
+    path.chmod(0o640)
+    with pytest.raises(KeyFileError, match="chmod 600"):
+        check_key_file(path)
+    path.chmod(0o600)
+    check_key_file(path)
+
+
+def test_a_held_key_file_is_held_under_every_name(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    (tmp_path / "other").hardlink_to(path)
+    with hold_key_file(path) as key:
+        assert bytes(key) == SEED
+        for name in ("key", "other"):
+            with (
+                pytest.raises(KeyInUse, match=rf"process {os.getpid()}.*{name}.*stop that node"),
+                hold_key_file(tmp_path / name, wait_s=0),
+            ):
+                pass
+        assert bytes(read_key_file(path)) == SEED  # to look is no harm
+    with hold_key_file(tmp_path / "other", wait_s=0) as key:
+        assert bytes(key) == SEED
+
+
+def test_a_held_key_file_is_the_file_and_not_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    with hold_key_file(path):
+        path.rename(tmp_path / "moved")
+        create_key_file(path, bytes(32))
+        with hold_key_file(path, wait_s=0):
+            pass
+        with pytest.raises(KeyInUse), hold_key_file(tmp_path / "moved", wait_s=0):
+            pass
+
+
+def test_a_holder_that_dies_lets_go_and_a_patient_one_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys; from pathlib import Path; from node.keys import hold_key_file\n"
+            "with hold_key_file(Path(sys.argv[1])):\n"
+            "    print('held', flush=True)\n"
+            "    sys.stdin.read()",
+            str(path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(KeyInUse, match=f"process {holder.pid}"), hold_key_file(path, wait_s=0):
+            pass
+        holder.kill()
+        with hold_key_file(path, wait_s=30) as key:  # reaped by nobody yet, and yet it let go
+            assert bytes(key) == SEED
+
+
+def test_a_key_that_cannot_be_used_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"nothing")
+    path.chmod(0o600)
+    for _ in range(2):
+        with pytest.raises(KeyFileError, match="does not hold"), hold_key_file(path, wait_s=0):
+            pass
+
+
+def test_which_validator_has_a_key(tmp_path: Path) -> None:
+    keys = sorted(bytes([n]) * 32 for n in range(3))
+    validators = [SimpleNamespace(key_bytes=key) for key in keys]
+    genesis: Any = SimpleNamespace(validators=validators)
+    assert [validator_index(key, genesis, tmp_path) for key in keys] == [0, 1, 2]
+    with pytest.raises(KeyFileError, match="not a validator's of this chain"):
+        validator_index(b"\xff" * 32, genesis, tmp_path)

@@ -25,7 +25,7 @@ def test_the_table_is_valid_on_every_machine(
 ) -> None:
     pipeline = msgspec.structs.replace(CONFIG.pipeline, fuse=fuse)
     topology = wire(msgspec.structs.replace(CONFIG, pipeline=pipeline), backend, range(cores))
-    expected = 2 + topology.stage("verify").count - max(0, len(fuse) - 1)
+    expected = 3 + topology.stage("verify").count - max(0, len(fuse) - 1)
     assert len(processes(topology, range(cores))) == expected
 
 

@@ -44,8 +44,13 @@ def make_genesis(
     max_block_bytes: int = 1_000_000,
     max_block_transactions: int = 1_000,
     value: int = ALLOTTED,
+    powers: Sequence[int] = (1,),
 ) -> tuple[Genesis, bytes]:
-    """A genesis and its allocations: output n belongs to OWNERS[n mod 4]."""
+    """A genesis and its allocations: output n belongs to OWNERS[n mod 4].
+
+    The first of OWNERS are its validators, ascending by key as a genesis wants them, with these
+    powers in that order.
+    """
     owners = [PUBLIC[number % len(PUBLIC)] for number in range(count)]
     data = encode_allocations(
         np.full(count, value, np.uint64),
@@ -59,7 +64,10 @@ def make_genesis(
         reward=reward,
         max_block_bytes=max_block_bytes,
         max_block_transactions=max_block_transactions,
-        validators=(Validator(key=PUBLIC[0].hex(), power=1),),
+        validators=tuple(
+            Validator(key=key.hex(), power=power)
+            for key, power in zip(sorted(PUBLIC[: len(powers)]), powers, strict=True)
+        ),
         allocations=describe_allocations(data),
     )
     return genesis, data

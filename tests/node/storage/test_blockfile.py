@@ -1,12 +1,15 @@
-"""Block files: what was synced can be read, tails are cut, and damage is named."""
+"""Block files: what was synced can be read, what may yet be decided is kept, damage is named."""
 
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 from bodies import block_of, payment, run_apart
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.block import Block
 from node.storage.blockfile import (
@@ -50,8 +53,12 @@ def append(files: BlockFiles, blocks: list[Block]) -> list[BodyLocation]:
     return locations
 
 
-def located(files: BlockFiles, end: BodyLocation | None = None) -> list[BodyLocation]:
-    return [location for location, _ in files.scan(end)]
+def located(files: BlockFiles, after: BodyLocation | None = None) -> list[BodyLocation]:
+    return [location for location, _ in files.scan(after)]
+
+
+def contents(files: BlockFiles) -> dict[int, bytes]:
+    return {number: files.path(number).read_bytes() for number in files.files()}
 
 
 def flip(path: Path, offset: int) -> None:
@@ -76,14 +83,15 @@ def test_round_trip_across_files(tmp_path: Path, roll_bytes: int) -> None:
         assert list(files.scan()) == [
             (location, block.header) for location, block in zip(locations, blocks, strict=True)
         ]
-        assert located(files, locations[4]) == locations[:5]
+        assert located(files, locations[4]) == locations[5:]
+        assert located(files, locations[6]) == []
         files.close()
     assert (tmp_path / "blocks").stat().st_mode & 0o777 == 0o700
 
 
 def test_an_empty_block_and_no_blocks(tmp_path: Path) -> None:
     files = BlockFiles(tmp_path / "blocks", GENESIS_ID)
-    assert (files.files(), list(files.scan()), files.truncate(None)) == ([], [], 0)
+    assert (files.files(), list(files.scan()), files.recover(None, 1)) == ([], [], {})
     files.sync()
     assert not (tmp_path / "blocks").exists()
     block = block_of([], SALT, height=1, previous=bytes(32))
@@ -102,7 +110,7 @@ def test_a_torn_tail_is_cut(tmp_path: Path, cut: int, tail: bytes) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: locations[2].offset + cut] + tail)
     assert located(files) == locations[:2]
-    assert files.truncate(locations[1]) == cut + len(tail)
+    assert files.recover(locations[1], 3) == {}
     assert path.read_bytes() == data[: locations[1].end]
     assert append(files, blocks[2:]) == locations[2:]
     assert path.read_bytes() == data
@@ -113,12 +121,44 @@ def test_what_was_not_committed_is_cut(tmp_path: Path) -> None:
     files = BlockFiles(tmp_path, GENESIS_ID, roll_bytes=3_000)
     locations = append(files, make_blocks(7))
     assert [location.file for location in locations] == [0, 0, 0, 1, 1, 1, 2]
-    assert files.truncate(locations[6]) == 0
-    assert files.truncate(locations[1]) == sum(location.length for location in locations[2:])
+    before = contents(files)
+    assert files.recover(locations[6], 8) == {}
+    assert contents(files) == before
+    assert files.recover(locations[1], 8) == {}
+    assert contents(files) == {0: before[0][: locations[1].end]}
     assert located(files) == locations[:2]
-    assert files.files() == [0]
-    assert files.truncate(None) == sum(location.length for location in locations[:2])
+    assert files.recover(None, 8) == {}
     assert files.files() == []
+    files.close()
+
+
+@pytest.mark.parametrize("roll_bytes", [ROLL_BYTES, 3_000, 1])
+def test_what_may_yet_be_decided_is_kept(tmp_path: Path, roll_bytes: int) -> None:
+    """Of the next height all bodies; others between them are left, others behind them are cut."""
+    files = BlockFiles(tmp_path, GENESIS_ID, roll_bytes=roll_bytes)
+    first, second, third = (make_blocks(3, transactions=n) for n in (1, 2, 3))
+    blocks = [first[0], second[0], first[1], third[0], second[1], third[1], first[2], third[0]]
+    locations = append(files, blocks)
+    before = contents(files)
+    kept = {blocks[n].id(SALT): locations[n] for n in (2, 4, 5)}
+    for _ in range(2):  # the second time there is nothing to cut
+        assert files.recover(locations[0], 2) == kept
+        assert located(files) == locations[:6]
+    assert [files.read(location) for location in kept.values()] == [blocks[n] for n in (2, 4, 5)]
+    assert append(files, blocks[6:]) == locations[6:]
+    assert contents(files) == before
+    assert files.recover(locations[5], 3) == {first[2].id(SALT): locations[6]}
+    assert files.recover(locations[5], 4) == {}
+    assert located(files, locations[5]) == []
+    files.close()
+
+
+def test_a_body_that_was_written_twice(tmp_path: Path) -> None:
+    files = BlockFiles(tmp_path, GENESIS_ID)
+    block = make_blocks(1)[0]
+    locations = append(files, [block, block])
+    assert files.recover(None, 1) == {block.id(SALT): locations[0]}
+    assert located(files) == locations
     files.close()
 
 
@@ -130,8 +170,100 @@ def test_a_file_that_was_only_begun_is_removed(tmp_path: Path, size: int) -> Non
     for keep in (locations[0], None):
         last = files.path(files.files()[-1])
         last.write_bytes(last.read_bytes()[:size])
-        assert files.truncate(keep) == 0
+        assert files.recover(keep, 2) == {}
         assert located(files) == ([] if keep is None else [keep])
+        assert len(files.files()) == (keep is not None)
+
+
+def test_a_file_whose_head_never_reached_the_disk_is_removed(tmp_path: Path) -> None:
+    files = BlockFiles(tmp_path, GENESIS_ID, roll_bytes=1)
+    blocks = make_blocks(2)
+    locations = append(files, blocks)
+    files.close()
+    path = files.path(1)
+    path.write_bytes(bytes(FILE_HEAD_BYTES) + path.read_bytes()[FILE_HEAD_BYTES:])
+    assert located(files) == locations[:1]
+    assert files.recover(locations[0], 2) == {}
+    assert files.files() == [0]
+    assert append(files, blocks[1:]) == locations[1:]
+    files.close()
+
+
+@given(st.integers(0, 2**64))
+def test_any_tearing_costs_what_follows_it_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    """Some heights of several bodies, one of each committed, a last one open; then a power cut."""
+    random_ = random.Random(seed)
+    directory = tmp_path_factory.mktemp("torn")
+    files = BlockFiles(directory, GENESIS_ID, roll_bytes=random_.choice((1, 2_000, ROLL_BYTES)))
+    variants = [make_blocks(4, transactions=n) for n in range(4)]
+    height = random_.randint(1, 4)  # the one that is being decided
+    committed: dict[int, tuple[Block, BodyLocation]] = {}
+    written: list[tuple[Block, BodyLocation]] = []
+    for number in range(1, height + 1):
+        bodies = [
+            variant[number - 1] for variant in random_.sample(variants, random_.randint(1, 4))
+        ]
+        begun = len(written)
+        written += zip(bodies, append(files, bodies), strict=True)
+        if number < height:
+            committed[number] = random_.choice(written[begun:])
+    files.close()
+    end = committed[height - 1][1] if height > 1 else None
+    before = contents(files)
+    tear(files, end, random_)
+    after = contents(files)
+
+    behind = written if end is None else written[[at for _, at in written].index(end) + 1 :]
+    whole = []
+    for block, at in behind:
+        if after.get(at.file, b"")[:FILE_HEAD_BYTES] != before[at.file][:FILE_HEAD_BYTES]:
+            break
+        if after[at.file][at.offset : at.end] != before[at.file][at.offset : at.end]:
+            break
+        whole.append((block, at))
+    kept = {block.id(SALT): at for block, at in whole if block.header.height == height}
+    last = max(kept.values(), default=end)
+
+    assert files.recover(end, height) == kept
+    expected = {}
+    if last is not None:
+        expected = {n: data for n, data in before.items() if n <= last.file}
+        expected[last.file] = before[last.file][: last.end]
+    assert contents(files) == expected
+    more = make_blocks(height, transactions=5)[-1]
+    location = append(files, [more])[0]
+    for block, at in (*committed.values(), *(each for each in whole if each[1] in kept.values())):
+        assert files.read(at) == block
+    assert files.read(location) == more
+    assert files.recover(end, height) == kept | {more.id(SALT): location}
+    files.close()
+    shutil.rmtree(directory)
+
+
+def tear(files: BlockFiles, end: BodyLocation | None, random_: random.Random) -> None:
+    """Do to the files behind ``end`` what a power cut may do to bytes that were not synced."""
+    first = 0 if end is None else end.file
+    number = random_.choice([number for number in files.files() if number >= first])
+    data = bytearray(files.path(number).read_bytes())
+    begin = end.end if end is not None and number == first else 0
+    match random_.choice(("nothing", "end", "hole", "noise", "gone")):
+        case "end":  # the file and those behind it end sooner
+            files.path(number).write_bytes(data[: random_.randint(begin, len(data))])
+            for later in files.files()[number + 1 :]:
+                files.path(later).unlink()
+        case "hole":  # from the beginning, or behind the head
+            at = begin and random_.randint(begin, len(data))
+            until = random_.randint(max(at, FILE_HEAD_BYTES), len(data))
+            data[at:until] = bytes(until - at)
+            files.path(number).write_bytes(data)
+        case "noise":
+            at = random_.randint(max(begin, FILE_HEAD_BYTES), len(data))
+            data[at : at + 30] = random_.randbytes(len(data[at : at + 30]))
+            files.path(number).write_bytes(data)
+        case "gone" if not begin:
+            files.path(number).unlink()
 
 
 @pytest.mark.parametrize("where", [0, 3, 5, 9, RECORD_HEAD_BYTES, 200, -1])
@@ -142,14 +274,13 @@ def test_damage_in_the_middle_is_named(tmp_path: Path, where: int, roll_bytes: i
     hit = locations[1]
     flip(files.path(hit.file), (hit.end if where < 0 else hit.offset) + where)
     told = f"{files.path(hit.file)} is damaged at offset {hit.offset}: .*; restore"
-    for end in (None, locations[1], locations[3]):
-        with pytest.raises(StoreDamaged, match=told):
-            located(files, end)
-    assert located(files, locations[0]) == locations[:1]
-    for ask in (files.read, files.truncate):
+    assert located(files) == locations[:1]
+    for ask in (files.read, files.read_header, lambda end: files.recover(end, 3)):
         with pytest.raises(StoreDamaged, match=told):
             ask(hit)
-    assert files.read(locations[2]).header.height == 3
+    for undamaged in locations[2:]:
+        assert files.read_header(undamaged).height >= 3
+    assert list(files.recover(locations[2], 4).values()) == [locations[3]]
     files.close()
 
 
@@ -159,14 +290,14 @@ def test_damage_of_a_committed_end_is_no_tail(tmp_path: Path) -> None:
     path = files.path(0)
     path.write_bytes(path.read_bytes()[:-1])
     assert located(files) == locations[:2]  # nobody says that there was more
-    for ask in (located, BlockFiles.truncate):
+    for ask in (files.read, lambda end: files.recover(end, 4)):
         with pytest.raises(StoreDamaged, match=f"offset {locations[2].offset}"):
-            ask(files, locations[2])
+            ask(locations[2])
     path.unlink()
     files.close()
-    for ask in (located, BlockFiles.truncate):
+    for ask in (files.read, lambda end: files.recover(end, 4)):
         with pytest.raises(StoreDamaged, match="missing"):
-            ask(files, locations[2])
+            ask(locations[2])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -174,10 +305,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     locations = append(files, make_blocks(3))
     files.close()
     files.path(1).unlink()
-    with pytest.raises(StoreDamaged, match=r"blocks-00001\.dat .*missing"):
-        located(files)
-    with pytest.raises(StoreDamaged, match=r"blocks-00001\.dat .*missing"):
-        located(files, locations[2])
+    for ask in (files.read, lambda end: files.recover(end, 3)):
+        with pytest.raises(StoreDamaged, match=r"blocks-00001\.dat .*missing"):
+            ask(locations[1])
+    assert located(files) == locations[:1]
+    assert files.read(locations[2]).header.height == 3
+    files.close()
 
 
 def test_wrong_locations_are_refused(tmp_path: Path) -> None:
@@ -216,11 +349,17 @@ def test_other_chains_and_newer_formats_are_refused(tmp_path: Path) -> None:
         lambda: theirs.read(location),
         lambda: list(theirs.scan()),
         lambda: theirs.append(bytes(128), []),
-        lambda: theirs.truncate(None),  # must not delete another chain's blocks
+        lambda: theirs.recover(None, 1),  # must not delete another chain's blocks
     ):
         with pytest.raises(ForeignStore, match=f"{GENESIS_ID.hex()[:16]}.*; use another"):
             ask()
     assert ours.path(0).read_bytes() == before
+    ours.path(0).rename(ours.path(1))  # nor one that follows what is torn
+    ours.path(0).write_bytes(before[:50])
+    with pytest.raises(ForeignStore):
+        theirs.recover(None, 1)
+    assert contents(ours) == {0: before[:50], 1: before}
+    ours.path(1).rename(ours.path(0))
     for at, error in ((8, NewerStore), (0, StoreDamaged), (12, StoreDamaged)):
         flip(ours.path(0), at)
         with pytest.raises(error):
@@ -344,3 +483,25 @@ def test_nothing_is_written_after_a_failed_sync(tmp_path: Path) -> None:
     )
     assert len(others) == 2
     assert all("an earlier write" in other for other in others)
+
+
+UNSYNCED_BEFORE = """
+import sys
+from pathlib import Path
+from bodies import block_of, with_a_failing_disk
+from node.storage.blockfile import BlockFiles
+from node.storage.errors import StoreFailed
+block = block_of([], bytes(16), height=1, previous=bytes(32))
+BlockFiles(Path(sys.argv[1]), bytes(range(32))).append(block.header.encode(), [])
+with_a_failing_disk()
+try:
+    BlockFiles(Path(sys.argv[1]), bytes(range(32))).recover(None, 1)
+except StoreFailed as error:
+    print(error.message)
+"""
+
+
+def test_what_is_kept_is_durable(tmp_path: Path) -> None:
+    """An earlier life may have died between append and sync, or because of a failed sync."""
+    told = run_apart(UNSYNCED_BEFORE, tmp_path)
+    assert told.startswith(f"cannot sync {tmp_path / 'blocks-00000.dat'} (Input/output error); ")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from bodies import apart, block_of, payment, run_apart
 from chains import SmallChain, make_genesis
-from rocksdict import Options
+from rocksdict import Options, Rdict
 
 from node.block import Block, reward_txid
 from node.genesis import (
@@ -35,6 +35,7 @@ from node.storage.chain import ChainStore, output_set_digest
 from node.storage.errors import (
     ForeignStore,
     NewerStore,
+    OlderStore,
     StoreDamaged,
     StoreError,
     StoreExists,
@@ -94,9 +95,10 @@ def test_queries(store: ChainStore) -> None:
         *(None, ALLOCATIONS[:40], ALLOCATIONS[:40], None)
     ]
     assert store.find_transaction(bytes(32)) is None
-    for height in (0, 1):
+    for height in (-1, 0, 1, 2**70):
         with pytest.raises(KeyError):
             store.block_location(height)
+        assert store.certificate(height) is None
 
 
 def test_commits_equal_the_reference(tmp_path: Path) -> None:
@@ -109,11 +111,13 @@ def test_commits_equal_the_reference(tmp_path: Path) -> None:
             block = chain.random_block(random.Random(seed * 5 + number), 12)
             location = BodyLocation(seed, 64 + number, 1000 + number)
             changes = chain.ledger.apply(block)
-            store.commit(block, location)
+            certificate = random.Random(number).randbytes(70 * number)
+            store.commit(block, location, certificate)
             ledger = chain.ledger
             assert store.tip == (ledger.height, ledger.block_id, ledger.time_ms, location)
             assert store.block_location(ledger.height) == location
             assert store.block_id(ledger.height) == ledger.block_id
+            assert store.certificate(ledger.height) == certificate
             for txid, position in changes.positions.items():
                 assert store.find_transaction(txid) == position
             assert store.get_outputs(list(changes.spent)) == [None] * len(changes.spent)
@@ -122,6 +126,12 @@ def test_commits_equal_the_reference(tmp_path: Path) -> None:
             assert store.supply() == supply_at(GENESIS, ledger.height)
         store.close()
     assert chain.ledger.height == 20
+    store = opened(path)
+    assert [len(store.certificate(height) or b"") for height in range(21)] == [
+        *(0, *[70 * number for number in range(5)] * 4)
+    ]
+    assert store.certificate(21) is None
+    store.close()
 
 
 def test_equal_beginnings_of_ids_do_not_confuse(store: ChainStore) -> None:
@@ -130,7 +140,7 @@ def test_equal_beginnings_of_ids_do_not_confuse(store: ChainStore) -> None:
     raw = payment([parent], 1, random.Random(1))
     block = block_of([raw], SALT, height=1, previous=ID)
     block.txids[0] = parent[:8] + bytes(24)
-    store.commit(block, NOWHERE)
+    store.commit(block, NOWHERE, b"")
     assert store.get_outputs([parent, block.txids[0] + b"\0"]) == [None, raw[38:78]]
 
 
@@ -138,7 +148,7 @@ def test_a_block_that_does_not_follow_is_refused(store: ChainStore) -> None:
     before = store.output_set_digest()
     for height, previous in ((2, ID), (0, ID), (1, bytes(32))):
         with pytest.raises(ValueError, match="does not follow"):
-            store.commit(block_of([], SALT, height=height, previous=previous), NOWHERE)
+            store.commit(block_of([], SALT, height=height, previous=previous), NOWHERE, b"")
     assert (store.tip.height, store.output_set_digest()) == (0, before)
 
 
@@ -147,7 +157,7 @@ def test_nothing_is_rewarded_with_nothing(tmp_path: Path) -> None:
     identity = genesis_id(genesis)
     store = ChainStore(create(tmp_path, genesis, data), identity)
     block = block_of([], salt_of(identity), height=1, previous=identity)
-    store.commit(block, NOWHERE)
+    store.commit(block, NOWHERE, b"")
     assert len(list(store.iterate_outputs())) == 4
     assert store.find_transaction(reward_txid(1, identity, salt_of(identity))) is None
     store.close()
@@ -168,7 +178,7 @@ def test_deletions_do_not_come_back(tmp_path: Path) -> None:
             height=height,
             previous=previous,
         )
-        store.commit(block, NOWHERE)
+        store.commit(block, NOWHERE, b"")
         previous = store.tip.block_id
         assert store.get_outputs(spent) == [None] * 200
         store.close()
@@ -244,62 +254,81 @@ from pathlib import Path
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore
 directory, identity = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
-blocks = pickle.loads((directory / "chain").read_bytes())
+salt = identity[:16]
+chain = pickle.loads((directory / "chain").read_bytes())
 store = ChainStore(directory / "store", identity, cache_mb=4, write_buffer_mb=4)
 files = BlockFiles(directory / "blocks", identity, roll_bytes=100_000)
-files.truncate(store.tip.location)
-for block in blocks[store.tip.height:]:
-    location = files.append(block.header.encode(), block.transactions)
-    files.sync()
-    store.commit(block, location)
-    print(store.tip.height, flush=True)
+bodies = files.recover(store.tip.location, store.tip.height + 1)
+for block, variants in chain[store.tip.height:]:
+    for body in variants:
+        value = body.id(salt)
+        if value not in bodies:
+            bodies[value] = files.append(body.header.encode(), body.transactions)
+            files.sync()
+            print("durable", value.hex(), flush=True)
+    store.commit(block, bodies[block.id(salt)], block.id(salt) * 3)
+    bodies = {}
+    print("tip", store.tip.height, flush=True)
 """
 
 
 def test_kill_9_loses_nothing_that_was_durable(tmp_path: Path) -> None:
+    """Up to three bodies a height, of which any is committed; dead at any moment."""
     random_ = random.Random()  # moments of death need no repetition
     chain = SmallChain(GENESIS, ALLOCATIONS)
     blocks: list[Block] = []
+    variants: list[list[Block]] = []
     digests = [digest(chain.ledger.outputs)]
-    for seed in range(250):
+    for seed in range(150):
         block = chain.random_block(random.Random(seed), 3)
-        chain.ledger.apply(block)
+        others = [chain.block([], 0, proposer=bytes([n]) * 32) for n in range(seed % 3)]
         blocks.append(block)
+        variants.append(random.Random(seed).sample([block, *others], 1 + len(others)))
+        chain.ledger.apply(block)
         digests.append(digest(chain.ledger.outputs))
-    (tmp_path / "chain").write_bytes(pickle.dumps(blocks))
+    (tmp_path / "chain").write_bytes(pickle.dumps(list(zip(blocks, variants, strict=True))))
     path = create(tmp_path)
-    deaths = 0
-    tip = 0
+    deaths = tip = 0
     while tip < len(blocks):
-        told = tip
+        lines: list[str] = []
+        before = tip
         with apart(COMMIT, tmp_path, ID.hex()) as process:
             assert process.stdout is not None
-            if deaths < 10:
-                for _ in range(random_.randint(1, 40)):
-                    line = process.stdout.readline()
-                    told = int(line or told)
+            if deaths < 12:
+                lines = [process.stdout.readline() for _ in range(random_.randint(1, 40))]
                 time.sleep(random_.random() / 500)
                 process.kill()
                 deaths += 1
-            told = max([told, *map(int, process.stdout.read().split())])
+            told = [line.split() for line in [*lines, *process.stdout] if line.endswith("\n")]
             complaint = process.stderr.read() if process.stderr else ""
         assert process.returncode in (0, -9), complaint
         store = opened(path)
         files = BlockFiles(tmp_path / "blocks", ID)
         tip = store.tip.height
-        assert told <= tip <= told + 1  # the one more was durable, and not told yet
+        committed = max([before, *(int(what) for kind, what in told if kind == "tip")])
+        assert committed <= tip <= committed + 1  # the one more was durable, and not told yet
         assert store.output_set_digest() == digests[tip]
-        files.truncate(store.tip.location)
-        found = list(files.scan())
-        assert [location for location, _ in found] == [
-            store.block_location(height) for height in range(1, tip + 1)
-        ]
-        assert [files.read(location) for location, _ in found[-3:]] == blocks[max(0, tip - 3) : tip]
+        bodies = files.recover(store.tip.location, tip + 1)
+        if tip < len(blocks):
+            possible = {block.id(SALT): block for block in variants[tip]}
+            durable = {bytes.fromhex(what) for kind, what in told if kind == "durable"}
+            assert durable & possible.keys() <= bodies.keys() <= possible.keys()
+            assert {
+                value: files.read(at) for value, at in bodies.items()
+            }.items() <= possible.items()
+        for height in range(max(1, before), tip + 1):
+            assert files.read(store.block_location(height)) == blocks[height - 1]
+            assert store.certificate(height) == blocks[height - 1].id(SALT) * 3
         files.close()
         store.close()
-    assert deaths == 10
+    assert deaths == 12
+    store = opened(path)
+    locations = [store.block_location(height) for height in range(1, tip + 1)]
+    store.close()
     files = BlockFiles(tmp_path / "blocks", ID)
-    replayed = replay(GENESIS, ALLOCATIONS, (files.read(location) for location, _ in files.scan()))
+    written = [header for _, header in files.scan()]
+    assert len(written) == len(set(written)) > len(blocks)  # each once, whatever happened
+    replayed = replay(GENESIS, ALLOCATIONS, map(files.read, locations))
     assert digest(replayed) == digests[-1]
     files.close()
 
@@ -312,7 +341,7 @@ from node.storage.chain import ChainStore
 directory, identity = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
 store = ChainStore(directory / "store", identity, cache_mb=4, write_buffer_mb=4)
 for block in pickle.loads((directory / "chain").read_bytes()):
-    store.commit(block, BodyLocation(0, 64, 152))
+    store.commit(block, BodyLocation(0, 64, 152), b"")
 import os
 os._exit(0)
 """
@@ -369,9 +398,27 @@ def test_a_foreign_store(tmp_path: Path) -> None:
 def test_a_newer_store(tmp_path: Path) -> None:
     path = create(tmp_path)
     store = opened(path)
-    store._db.put(b"format", (2).to_bytes(4, "little"))
+    store._db.put(b"format", (3).to_bytes(4, "little"))
     store.close()
-    with pytest.raises(NewerStore, match="format 2, and this version knows 1; install"):
+    with pytest.raises(NewerStore, match="format 3, and this version knows 2; install"):
+        opened(path)
+
+
+@pytest.mark.parametrize("how", ["family", "number"])
+def test_an_older_store(tmp_path: Path, how: str) -> None:
+    path = create(tmp_path)
+    if how == "family":  # as format 1 was
+        families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
+        database = Rdict(str(path), Options(raw_mode=True), column_families=families)
+        database.drop_column_family("certificates")
+        database.close()
+        del database
+    else:
+        store = opened(path)
+        store._db.put(b"format", (1).to_bytes(4, "little"))
+        store.close()
+    told = f"{path} was made by an older version .*; make a new data directory with `timed init`"
+    with pytest.raises(OlderStore, match=told):
         opened(path)
 
 
@@ -448,6 +495,30 @@ def test_a_damaged_table_is_noticed_by_its_readers(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("value", [None, b"?"])
+def test_a_missing_block_entry(tmp_path: Path, value: bytes | None) -> None:
+    path = create(tmp_path)
+    store = opened(path)
+    previous = ID
+    for height in (1, 2):
+        store.commit(block_of([], SALT, height=height, previous=previous), NOWHERE, b"")
+        previous = store.tip.block_id
+    for height in (1, 2):
+        key = height.to_bytes(8, "big")
+        for family in ("blocks", "certificates"):
+            entries = store._db.get_column_family(family)
+            entries.delete(key)
+            if value is not None and family == "blocks":
+                entries.put(key, value)
+            entries.close()
+        assert store.certificate(height) is None
+        with pytest.raises(StoreDamaged, match=f"the entry of block {height} is missing or"):
+            store.block_location(height)
+    store.close()
+    with pytest.raises(StoreDamaged, match="the entry of block 2 is missing or"):
+        opened(path)
+
+
 @pytest.mark.parametrize("key", [b"format", b"genesis", b"issue", b"tip"])
 def test_missing_entries(tmp_path: Path, key: bytes) -> None:
     path = create(tmp_path)
@@ -466,7 +537,7 @@ def test_a_closed_store_says_so(store: ChainStore) -> None:
     with pytest.raises(StoreFailed, match="is closed"):
         store.find_transaction(bytes(32))
     with pytest.raises(StoreFailed, match="is closed"):
-        store.commit(block_of([], SALT, height=1, previous=ID), NOWHERE)
+        store.commit(block_of([], SALT, height=1, previous=ID), NOWHERE, b"")
 
 
 UNWRITABLE = """
@@ -510,7 +581,7 @@ random_ = random.Random(9)
 def commit():
     block = block_of([payment([random_.randbytes(33)], 2, random_) for _ in range(500)],
         identity[:16], height=store.tip.height + 1, previous=store.tip.block_id)
-    store.commit(block, BodyLocation(0, 64, 1))
+    store.commit(block, BodyLocation(0, 64, 1), b"")
 try:
     for _ in range(1000):
         commit()
@@ -535,7 +606,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert int(height) <= store.tip.height <= int(height) + 1
     assert int(height) > 0
     previous = store.tip.block_id
-    store.commit(block_of([], SALT, height=store.tip.height + 1, previous=previous), NOWHERE)
+    store.commit(block_of([], SALT, height=store.tip.height + 1, previous=previous), NOWHERE, b"")
     store.close()
 
 
@@ -552,7 +623,7 @@ with_a_failing_disk()
 for _ in range(2):
     try:
         block = block_of([], identity[:16], height=1, previous=identity)
-        store.commit(block, BodyLocation(0, 64, 1))
+        store.commit(block, BodyLocation(0, 64, 1), b"")
     except StoreFailed as error:
         print(error.message)
 print(store.tip.height, flush=True)

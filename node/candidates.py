@@ -1,0 +1,107 @@
+"""The blocks that may become the next one: built here or found again, their bodies on disk.
+
+Agreement speaks of blocks by id; this module holds what is behind the ids of the height being
+decided. Blocks are built from the mempool's selection (whose transactions are pinned until the
+height is committed), bodies go to the block files before anything depends on them, and the decided
+one goes into the chain store. It owns the block files' appending end; the store and the mempool are
+the stage's. What kills it: a disk that is full or fails.
+"""
+
+from __future__ import annotations
+
+from node.block import Block, build_block
+from node.genesis import Genesis
+from node.mempool import Mempool
+from node.storage.blockfile import BlockFiles, BodyLocation
+from node.storage.chain import ChainStore
+from node.storage.errors import DAMAGED_REMEDY, StoreDamaged
+
+MAX_CANDIDATES = 16  # of one height, held in memory; older ones are read from disk again if need be
+
+
+class Candidates:
+    """Blocks of the height above the store's tip.
+
+    Bodies of it that were on disk before a restart are found again. `salt` is the chain's.
+    """
+
+    def __init__(
+        self,
+        store: ChainStore,
+        bodies: BlockFiles,
+        mempool: Mempool,
+        genesis: Genesis,
+        salt: bytes,
+    ) -> None:
+        self._store = store
+        self._bodies = bodies
+        self._mempool = mempool
+        self._genesis = genesis
+        self._salt = salt
+        self._blocks: dict[bytes, Block] = {}
+        self._pinned: dict[bytes, list[bytes]] = {}  # block id -> what was pinned for it
+        tip = store.tip
+        self._locations: dict[bytes, BodyLocation] = bodies.recover(tip.location, tip.height + 1)
+
+    def build(self, now_ms: int, proposer: bytes) -> bytes:
+        """Build a block on the tip out of the mempool, empty if need be; returns its id.
+
+        `proposer` is the key (32 bytes) that it pays to.
+        """
+        genesis = self._genesis
+        selection = self._mempool.select(genesis.max_block_bytes, genesis.max_block_transactions)
+        tip = self._store.tip
+        block = build_block(
+            height=tip.height + 1,
+            time_ms=max(now_ms, tip.time_ms + 1),
+            previous=tip.block_id,
+            proposer=proposer,
+            transactions=selection.transactions,
+            txids=selection.txids,
+            fees=selection.fees,
+            salt=self._salt,
+        )
+        value = block.id(self._salt)
+        self._mempool.pin(selection.txids)
+        self._pinned[value] = selection.txids
+        if len(self._blocks) >= MAX_CANDIDATES:
+            self._blocks.pop(next(iter(self._blocks)))
+        self._blocks[value] = block
+        return value
+
+    def persist(self, value: bytes) -> bool:
+        """Make a body durable; False when it is not here (its builder crashed before this)."""
+        if value in self._locations:
+            return True
+        block = self._blocks.get(value)
+        if block is None:
+            return False
+        location = self._bodies.append(block.header.encode(), block.transactions)
+        self._bodies.sync()
+        self._locations[value] = location
+        return True
+
+    def commit(self, value: bytes, certificate: bytes) -> Block:
+        """Apply a durable body's block to the store, in one synced write, and to the mempool.
+
+        Raises StoreDamaged when the log says that the body is on disk, and it is not.
+        """
+        location = self._locations.get(value)
+        if location is None:
+            raise StoreDamaged(
+                f"the body of block {value.hex()} was on disk and is not there", DAMAGED_REMEDY
+            )
+        block = self._blocks.get(value) or self._bodies.read(location)
+        self._store.commit(block, location, certificate)
+        self._mempool.committed(block.txids, block.transactions)
+        self._pinned.pop(value, None)  # taken away with the block's transactions
+        for txids in self._pinned.values():
+            self._mempool.unpin(txids)
+        self._pinned.clear()
+        self._blocks.clear()
+        self._locations.clear()
+        return block
+
+    def close(self) -> None:
+        """Close the block files."""
+        self._bodies.close()
