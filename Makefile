@@ -1,5 +1,8 @@
 # make demo   sets everything up in .venv, runs a node under load for 15 seconds, and says what happened
 # make test   sets everything up in .venv, then style, types and all tests
+# make sim    simulates networks with faults for 20 minutes (MINUTES=n, or SEEDS=n networks)
+# make sim-replay SEED=n   shows what happens in one of them
+# make mutants             sabotages the code, line by line, and expects each to be noticed
 # make clean  takes away what the others made
 #
 # Needs Python 3.11 or newer with pip, and make. The first run installs, later ones start at once.
@@ -11,7 +14,7 @@ BIN := $(VENV)/bin
 EXTRAS := dev$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)avx512)
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install clean
+.PHONY: demo test sim sim-replay mutants install clean
 
 demo: $(STAMP)
 	@$(BIN)/python -m tools.demo
@@ -21,6 +24,21 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+	@echo "every branch of node/consensus:"
+	@$(BIN)/coverage run -m pytest -q tests/node/consensus
+	@$(BIN)/coverage report
+
+MINUTES ?= 20
+SEEDS ?=
+
+sim: $(STAMP)
+	@$(BIN)/python tests/sim/sim_run.py $(if $(SEEDS),--seeds $(SEEDS),--minutes $(MINUTES))
+
+sim-replay: $(STAMP)
+	@$(BIN)/python tests/sim/sim_run.py --replay $(SEED)
+
+mutants: $(STAMP)
+	@$(BIN)/python tests/mutants/run_mutants.py
 
 install: $(STAMP)
 
@@ -36,5 +54,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo build .coverage *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find pipeline node tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

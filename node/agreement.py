@@ -3,9 +3,10 @@
 Inputs come from the consensus stage (or, in the simulator, from a simulated one): `tell` what
 arrived, `signed` what the signer gave back, `elapse` when time has passed. Each goes through the
 core's `handle`; one that changed the core's state goes into the write-ahead log; then the effects
-are performed, in order, by the `Host`. Own messages are in the log, synced, before they leave.
-After a restart the log is replayed through the same `handle`, and what had been asked for and not
-answered is asked for again.
+are performed, in order, by the `Host`. Whatever leads to an own message is in the log, synced,
+before it is signed, and the message itself before it leaves: so a restarted node asks for the same
+signature that it had, and never for another one. After a restart the log is replayed through the
+same `handle`, and what had been asked for and not answered is asked for again.
 
 It owns the timers and the log. No clock and no I/O of its own: times are arguments (CLOCK_MONOTONIC
 nanoseconds), files belong to the log. What kills it: a log that cannot be written or is damaged,
@@ -207,6 +208,7 @@ class Agreement:
             case PersistBody(height, value):
                 host.persist_body(height, value)
             case SignAndBroadcast(message):
+                self._wal.sync()  # the signer's memory must not be ahead of what led to it
                 host.sign(message)
             case Resend(messages):
                 for each in messages:

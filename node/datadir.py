@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -114,10 +114,9 @@ def default_datadir(network: str) -> Path:
 def ensure_directory(path: Path) -> None:
     """Make a directory (0700) that a backup may have left out, durably; raises ``DatadirError``."""
     try:
-        path.mkdir(mode=0o700)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
         sync_directory(path.parent)
-    except FileExistsError:
-        return
     except OSError as error:
         raise from_os_error(error, str(path)) or error from None
 

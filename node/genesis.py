@@ -14,10 +14,9 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from node.errors import NodeError
 from node.params import (
@@ -31,6 +30,10 @@ from node.params import (
     PERSON_GENESIS,
     SALT_BYTES,
 )
+
+if TYPE_CHECKING:  # part of the settings, which processes without arrays have too
+    import numpy as np
+    import numpy.typing as npt
 
 GENESIS_VERSION = 1
 MAX_CHAIN_NAME_BYTES = 32
@@ -237,6 +240,8 @@ def allocation_outpoint(index: int, salt: bytes) -> bytes:
 
 def encode_allocations(values: npt.NDArray[np.uint64], owners: npt.NDArray[np.uint8]) -> bytes:
     """Return the bytes of ``genesis.alloc`` for values (units, [n]) and owner keys ([n, 32])."""
+    import numpy as np
+
     records = np.empty((len(values), OUTPUT_BYTES), np.uint8)
     records[:, :8] = values.astype("<u8").reshape(-1, 1).view(np.uint8)
     records[:, 8:] = owners
@@ -249,6 +254,8 @@ def describe_allocations(data: bytes) -> Allocations:
     Raises GenesisError when they are not whole records, a value is 0 or the sum exceeds
     MAX_AMOUNT.
     """
+    import numpy as np
+
     count, rest = divmod(len(data), OUTPUT_BYTES)
     if rest:
         raise GenesisError(

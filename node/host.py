@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from node.agreement import NS_PER_MS, Agreement
 from node.candidates import Candidates
 from node.consensus.core import Core, Timeouts
@@ -142,13 +144,13 @@ class NodeHost:
                     for message, _ in self._unsigned.values():
                         self._ask_signer(encode_request(message))
             case Signed(message):
-                asked = self._unsigned.pop(_slot(message), None)
-                if asked is not None and self._agreement is not None:
+                since_ns = self._answered(msgspec.structs.replace(message, signature=b""))
+                if since_ns is not None and self._agreement is not None:
                     now_ns = time.monotonic_ns()
-                    self._metrics.observe(self._sign_ms, (now_ns - asked[1]) // NS_PER_MS)
+                    self._metrics.observe(self._sign_ms, (now_ns - since_ns) // NS_PER_MS)
                     self._agreement.signed(message, now_ns)
             case Refused(message, reason):
-                if self._unsigned.pop(_slot(message), None) is not None:
+                if self._answered(message) is not None:
                     self._metrics.add(self._metrics["signatures_refused"], 1)
                     self._log.warning(
                         "signature_refused",
@@ -157,6 +159,14 @@ class NodeHost:
                         kind=_kind(message),
                         reason=reason,
                     )
+
+    def _answered(self, message: Proposal | Vote) -> int | None:
+        """Since when exactly this was asked for; None if it was asked by a predecessor only."""
+        asked = self._unsigned.get(_slot(message))
+        if asked is None or asked[0] != message:
+            return None
+        del self._unsigned[_slot(message)]
+        return asked[1]
 
     def _begin(self, validator: int) -> None:
         settings = self._settings

@@ -8,12 +8,13 @@ arithmetic on integers; an impossible limit is a ``ValueError`` when the value i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeVar
 
 from node.params import MAX_AMOUNT, MAX_TX_BYTES
+
+if TYPE_CHECKING:  # part of the settings, which processes without arrays have too
+    import numpy as np
+    import numpy.typing as npt
 
 RATE_BYTES = 1000  # fee rates are units per 1,000 bytes of transaction, witnesses included
 MAX_RELAY_FEE_PER_KB = MAX_AMOUNT // 100  # far beyond sense, and its products fit 63 bits
@@ -61,7 +62,7 @@ class PolicyLimits:
             )
 
 
-Sizes = TypeVar("Sizes", int, npt.NDArray[np.int64])
+Sizes = TypeVar("Sizes", int, "npt.NDArray[np.int64]")
 
 
 def relay_fee(size_bytes: Sizes, relay_fee_per_kb: int) -> Sizes:

@@ -97,8 +97,8 @@ def decode_reply(frame: bytes) -> Reply:
         case _Kind.REFUSED:
             end = _NUMBER_BYTES + int.from_bytes(rest[:_NUMBER_BYTES], "little")
             text = rest[_NUMBER_BYTES:end]
-            if len(rest) < end or len(text) > MAX_REASON_BYTES:
-                raise WireError("a reason that is cut short or too long")
+            if len(text) > MAX_REASON_BYTES:
+                raise WireError("a reason that is too long")
             try:
                 reason = text.decode("utf-8")
             except UnicodeDecodeError as error:

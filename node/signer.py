@@ -190,7 +190,7 @@ class Signer:
                 f"was asked for, and this validator {state.describe()}",
             )
         elif position == state.position:
-            if not state.signature or content != state.signed:
+            if content != state.signed:
                 raise SigningRefused(
                     Refusal.CONFLICT,
                     f"something else was signed at height {message.height}, round {message.round}, "

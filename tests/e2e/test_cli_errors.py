@@ -17,6 +17,7 @@ import pytest
 
 from node import datadir
 from node.genesis import genesis_from_json, genesis_to_json
+from node.keys import hold_key_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,16 @@ def refused(*arguments: str | Path, before: Callable[[], None] | None = None) ->
     cause, semicolon, remedy = done.stderr.removeprefix("timed: ").rstrip("\n").partition("; ")
     assert all((cause, semicolon, remedy)), done.stderr
     return done.stderr
+
+
+def said_at_the_end(d: Path) -> str:
+    """The operator's line of a node that a stage could not be started for, after its log."""
+    done = timed("run", "--datadir", d)
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    *log, last = done.stderr.splitlines()
+    assert last.startswith("timed: ")
+    assert all(json.loads(line)["event"] for line in log)
+    return last
 
 
 def drop_root() -> None:
@@ -101,7 +112,7 @@ def test_wrong_usage() -> None:
 def test_help_and_version() -> None:
     done = timed("--help")
     assert done.returncode == 0
-    for command in ("init", "run", "check", "status"):
+    for command in ("init", "run", "check", "status", "resume-signing"):
         assert command in done.stdout
     assert timed("--version").stdout.startswith("timed 0.")
 
@@ -261,11 +272,40 @@ def test_a_key_that_others_can_read(command: str, d: Path) -> None:
     assert "chmod 600" in refused(command, "--datadir", d)
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
-def test_a_key_of_somebody_else(command: str, d: Path) -> None:
+def test_a_key_of_somebody_else(d: Path) -> None:
     text = (d / "validator.key").read_text()
     (d / "validator.key").write_text(text[:-9] + "00000000\n")
-    assert "not a validator's" in refused(command, "--datadir", d)
+    assert "not a validator's" in refused("check", "--datadir", d)
+    assert "not a validator's" in refused("resume-signing", "--datadir", d)
+    assert "not a validator's" in said_at_the_end(d)
+
+
+def test_a_key_that_is_in_use(d: Path) -> None:
+    with hold_key_file(d / "validator.key"):
+        said = said_at_the_end(d)
+        assert f"(process {os.getpid()}) signs with the key file {d / 'validator.key'}" in said
+        assert "signs with the key file" in refused("resume-signing", "--datadir", d)
+
+
+def test_a_damaged_record_of_what_was_signed(d: Path) -> None:
+    (d / "signer" / "signer.state").write_bytes(b"")
+    for line in (refused("check", "--datadir", d), said_at_the_end(d)):
+        assert f"{d / 'signer' / 'signer.state'} is damaged; move it away" in line
+
+
+def test_signing_is_resumed_only_with_a_yes(d: Path) -> None:
+    record = d / "signer" / "signer.state"
+    assert "nothing to resume" in refused("resume-signing", "--datadir", d, "--yes")
+    record.unlink()
+    assert "see timed resume-signing" in refused("check", "--datadir", d)
+    assert "give --yes" in refused("resume-signing", "--datadir", d)
+    assert "is decided already" in refused(
+        *("resume-signing", "--datadir", d, "--yes", "--from-height", "0")
+    )
+    assert not record.exists()
+    done = timed("resume-signing", "--datadir", d, "--yes", "--from-height", "1")
+    assert done.returncode == 0, done.stderr
+    assert "signs from height 1 on" in timed("check", "--datadir", d).stdout
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -316,12 +356,7 @@ def test_a_damaged_store(d: Path) -> None:
 def test_what_a_stage_finds_out_is_said_at_the_end(d: Path) -> None:
     """The store is opened by a stage: its message still ends as the operator's line."""
     (d / "store" / "CURRENT").write_text("nothing\n")
-    done = timed("run", "--datadir", d)
-    assert done.returncode == 2
-    *log, last = done.stderr.splitlines()
-    assert last.startswith("timed: ")
-    assert str(d / "store") in last
-    assert all(json.loads(line)["event"] for line in log)
+    assert str(d / "store") in said_at_the_end(d)
 
 
 def test_lost_blocks_are_noticed(d: Path) -> None:

@@ -54,7 +54,7 @@ CASES: dict[tuple[str, str], tuple[str, Extract, object]] = {
     ("pipeline", "fuse"): (
         '["net", "verify"]',
         lambda s, t: [(x.process, x.count) for x in t.stages],
-        [("net_verify", 1), ("net_verify", 1), (None, 1)],
+        [("net_verify", 1), ("net_verify", 1), (None, 1), (None, 1)],
     ),
     ("pipeline", "net_memory_mb"): ("5", lambda s, t: s.net_memory_mb, 5),
     ("log", "level"): ('"debug"', lambda s, t: s.log_level, "debug"),

@@ -66,11 +66,11 @@ class Checks:
         """An honest node's own message is about to leave."""
         assert node.validator is not None
         self.signed(node.validator, message)
-        if not self._keys.are_good(message):
-            raise Violation(f"{node.name} sends what nobody accepts: {told(message)}")
         slot = _slot(node.validator, message)[1:]
         if slot in node.sent:
             return  # said again
+        if not self._keys.are_good(message):
+            raise Violation(f"{node.name} sends what nobody accepts: {told(message)}")
         for height, _, _ in list(node.sent)[:1]:
             if height < message.height:
                 node.sent.clear()

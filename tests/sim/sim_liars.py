@@ -15,7 +15,7 @@ from typing import Any
 
 from sim_blocks import body_id, make_body
 from sim_network import Network
-from sim_node import Parcel, parcel
+from sim_node import Parcel, Post
 from sim_world import GENESIS_ID, Keys, World, told
 
 from node.consensus.certificate import make_certificate
@@ -52,6 +52,7 @@ class Liar:
         world: World,
         network: Network,
         keys: Keys,
+        post: Post,
         validator: int,
         tactics: list[Tactic],
         friends: frozenset[int],
@@ -59,6 +60,7 @@ class Liar:
         self._world = world
         self._network = network
         self._keys = keys
+        self._post = post
         self._validator = validator
         self._tactics = frozenset(tactics)
         self._friends = friends  # validators that lie too: what they say is no reason to act
@@ -350,7 +352,7 @@ class Liar:
         if self._world.trace is not None:
             to = ",".join(str(peer) for peer in sorted(peers))
             self._world.say(self.name, f"says {told(message)} to {to}")
-        sent = parcel(self._keys, message)
+        sent = self._post.parcel(message)
         for peer in peers:
             self._network.send(self.index, peer, "message", sent)
 

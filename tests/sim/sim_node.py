@@ -8,6 +8,7 @@ between two events or in the middle of a disk operation; it starts again from wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -16,7 +17,7 @@ from sim_blocks import BlockStore, body_id, height_of, is_valid, make_body
 from sim_checks import Checks, Violation
 from sim_disk import PowerCut, SimDisk, When
 from sim_network import Network
-from sim_world import GENESIS_ID, NS_PER_MS, SALT, Keys, World, short, told
+from sim_world import GENESIS_ID, MAX_REMEMBERED, NS_PER_MS, SALT, Keys, World, short, told
 
 from node.agreement import Agreement
 from node.consensus import wire
@@ -62,17 +63,32 @@ class Clock:
         return (reading_ns - self.offset_ns) * 1_000_000 // (1_000_000 + self.drift_ppm) + 2
 
 
-def parcel(keys: Keys, message: Proposal | Vote | Certified) -> Parcel:
-    """What arrives of a message: through the wire format, and judged by the verifiers.
+class Post:
+    """What becomes of messages on their way: through the wire format, and judged by the verifiers.
 
     Every receiver gets the same bytes, so they are decoded and judged once.
     """
-    try:
-        decoded = wire.decode(wire.encode(message))
-    except wire.WireError:
-        return None, False
-    assert isinstance(decoded, Proposal | Vote | Certified)
-    return decoded, keys.are_good(decoded)
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._known: dict[Proposal | Vote | Certified, Parcel] = {}
+
+    def parcel(self, message: Proposal | Vote | Certified) -> Parcel:
+        """What arrives of a message."""
+        known = self._known.get(message)
+        if known is None:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            known = self._known[message] = self._pack(message)
+        return known
+
+    def _pack(self, message: Proposal | Vote | Certified) -> Parcel:
+        try:
+            decoded = wire.decode(wire.encode(message))
+        except wire.WireError:
+            return None, False
+        assert isinstance(decoded, Proposal | Vote | Certified)
+        return decoded, self._keys.are_good(decoded)
 
 
 def fail_at_operation(disk: SimDisk, ahead: int, kill: bool, rng: Random) -> None:
@@ -158,7 +174,7 @@ class SignerProcess:
             self._died(isinstance(death, PowerCut))
             return
         except SigningRefused as refusal:
-            world.seen["refused to sign"] += 1
+            world.seen[f"signer refuses, {refusal.reason.value}"] += 1
             if world.trace is not None:
                 world.say(self.name, f"refuses {told(message)}: {refusal}")
             self._links[1].send(answer, life, message, None)
@@ -201,11 +217,20 @@ class DoubleSigner:
 
 
 class WatchedWal(Wal):
-    """The real log; what it recovers is kept for the checks."""
+    """The real log; what it recovers is kept for the checks, and its cuts are counted."""
+
+    recovered: list[Input]
+    seen: Counter[str]
 
     def recover(self, height: int) -> list[Input]:
         self.recovered = super().recover(height)
         return self.recovered
+
+    def begin_height(self, height: int) -> None:
+        before = self._opened().size_bytes
+        super().begin_height(height)
+        if self._opened().size_bytes < before:
+            self.seen["log cut"] += 1
 
 
 class SimNode:
@@ -216,6 +241,7 @@ class SimNode:
         world: World,
         network: Network,
         keys: Keys,
+        post: Post,
         checks: Checks,
         *,
         validator: int | None,
@@ -228,6 +254,7 @@ class SimNode:
         self._world = world
         self._network = network
         self._keys = keys
+        self._post = post
         self.checks = checks
         self.validator = validator
         self.honest = honest
@@ -283,12 +310,15 @@ class SimNode:
         self.store = store = BlockStore(self.disk)
         core = Core(self._keys.validators, self.validator, self._timeouts)
         wal = WatchedWal(self.disk, GENESIS_ID, keep_bytes=self._keep_bytes)
+        wal.seen = self._world.seen
         self.core = core
         self.agreement = Agreement(core, wal, self)
         try:
             self.agreement.start(store.height, self._clock.read(self._world.now_ns))
         except NodeError as error:
             raise Violation(f"{self.name} does not start: {error}") from error
+        if wal.recovered:
+            self._world.seen["log recovered"] += 1
         if self.honest:
             self.checks.started(self, wal.recovered)
         if self._world.trace is not None:
@@ -577,7 +607,7 @@ class SimNode:
         if world.trace is not None:
             by = "" if own or isinstance(message, Certified) else f" by {message.validator}"
             world.say(self.name, f"sends {told(message)}{by}")
-        self._network.to_all(self.index, "message", parcel(self._keys, message))
+        self._network.to_all(self.index, "message", self._post.parcel(message))
 
     def send_decisions(self, validator: int, height: int) -> None:
         for target in self.nodes_of[validator]:
@@ -586,7 +616,7 @@ class SimNode:
     def _serve_decisions(self, target: int, height: int) -> None:
         assert self.store is not None
         decisions = [
-            (parcel(self._keys, each), self.store.bodies.get(each.certificate.value, b""))
+            (self._post.parcel(each), self.store.bodies.get(each.certificate.value, b""))
             for each in self.store.chain[height - 1 : height - 1 + MAX_DECISIONS]
         ]
         if decisions:

@@ -8,6 +8,7 @@ must gain `GAIN` heights, each decided within a bound of rounds (`Bounds`). All 
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from sim_checks import Checks, Violation
 from sim_disk import SimDisk
 from sim_liars import Liar
 from sim_network import CALM, Network, Weather
-from sim_node import SignerProcess, SimNode, fail_at_operation
+from sim_node import Post, SignerProcess, SimNode, fail_at_operation
 from sim_scenario import Scenario, start_delay_ns
 from sim_world import NS_PER_MS, NS_PER_S, Keys, World
 
@@ -120,6 +121,7 @@ class Run:
         self.scenario = scenario = sim_scenario.draw(world.rng)
         self.keys = Keys(self.seed, scenario.powers)
         honest = frozenset(scenario.honest)
+        self.post = Post(self.keys)
         self.network = Network(world, scenario.n_nodes)
         self.checks = Checks(world, self.keys, honest)
         self.bounds = Bounds(scenario, self.keys, self.checks)
@@ -136,7 +138,9 @@ class Run:
             if validator in scenario.liars:
                 tactics = scenario.liars[validator]
                 friends = frozenset(scenario.liars) | frozenset(scenario.twins)
-                liar = Liar(self.world, self.network, self.keys, validator, tactics, friends)
+                liar = Liar(
+                    self.world, self.network, self.keys, self.post, validator, tactics, friends
+                )
                 self.liars.append(liar)
                 places[validator].append(liar.index)
             else:
@@ -156,6 +160,7 @@ class Run:
             self.world,
             self.network,
             self.keys,
+            self.post,
             self.checks,
             validator=validator,
             honest=honest,
@@ -187,8 +192,15 @@ class Run:
             self._prosper()
         except Violation as found:
             violation = str(found)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename.rpartition('/')[2]}:{where.lineno}"
+            violation = f"{type(error).__name__} at {place}: {error}"
             if world.trace is not None:
-                world.say("VIOLATION", violation)
+                for line in traceback.format_exc().splitlines():
+                    world.say("world", line)
+        if violation is not None and world.trace is not None:
+            world.say("VIOLATION", violation)
         checks = self.checks
         return Outcome(
             self.seed,

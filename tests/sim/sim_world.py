@@ -23,6 +23,7 @@ from node.consensus.validators import ValidatorSet
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 SALT = b"a simulated net."  # 16 bytes, as BLAKE2b wants them; the chain's in a real node
+MAX_REMEMBERED = 1024  # certificates and messages whose check is not done again
 GENESIS_ID = blake2b(b"the simulated chain", digest_size=32).digest()
 
 
@@ -92,6 +93,7 @@ class Keys:
             for index in range(len(powers))
         )
         self.validators = ValidatorSet(powers, self.public)
+        self._certified: dict[Certificate, bool] = {}
 
     def sign(self, validator: int, message: Proposal | Vote) -> bytes:
         """A validator's signature of a message."""
@@ -115,6 +117,14 @@ class Keys:
 
     def certifies(self, certificate: Certificate) -> bool:
         """Whether a certificate has a quorum and all its signatures are genuine."""
+        known = self._certified.get(certificate)
+        if known is None:
+            if len(self._certified) >= MAX_REMEMBERED:
+                self._certified.clear()
+            known = self._certified[certificate] = self._check(certificate)
+        return known
+
+    def _check(self, certificate: Certificate) -> bool:
         try:
             check_certificate(certificate, self.validators)
             check_signatures(certificate, self.validators, SALT, verify)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.01
 _CPUCLOCK_SCHED: Final = 2  # run time by the scheduler's own clock, of all threads
@@ -30,12 +32,16 @@ def cpu_ns(pid: int) -> int:
 def pss_bytes(pids: Iterable[int]) -> int:
     """Memory of processes: what they have alone, and their shares of what they share.
 
-    Sum of Pss in /proc/PID/smaps_rollup. Raises ProcessLookupError when one has ended.
+    Sum of Pss in /proc/PID/smaps_rollup; of a process that hides it (the signer, from all but
+    root), everything resident, which is more. Raises ProcessLookupError when one has ended.
     """
     total = 0
     for pid in pids:
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except PermissionError:
+            total += psutil.Process(pid).memory_info().rss
+            continue
         except (FileNotFoundError, ProcessLookupError):
             raise ProcessLookupError(f"no process {pid}") from None
         lines = [line.split() for line in text.splitlines()]

@@ -102,3 +102,11 @@ def test_whoever_is_left_behind_joins_where_the_others_are() -> None:
     told.tell(*(prevote(2, None, round_) for round_ in (3, 5)))
     told.tell(*drawn(12))
     assert told.core.round == 12
+
+
+def test_what_is_no_input_is_a_mistake_of_ours() -> None:
+    told = in_round_0()
+    with pytest.raises(AssertionError):
+        told.tell(RequestBlock(1, A))  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        told.tell(elapsed(99))  # type: ignore[arg-type]

@@ -88,7 +88,7 @@ def test_two_proposals_are_reported_once_and_the_first_is_voted_on() -> None:
 
 def test_a_second_proposal_can_still_be_precommitted() -> None:
     told = in_round_0()
-    told.tell(proposal(A), proposal(B), *body(A), *body(B), prevote(0, A))
+    told.tell(proposal(A), proposal(B), *body(A), *body(B))
     assert told.tell(*prevotes([1, 2, 3], B)) == [sign(precommit(0, B))]
     assert (told.core.locked_value, told.core.valid_value) == (B, B)
 
