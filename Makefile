@@ -32,10 +32,10 @@ MINUTES ?= 20
 SEEDS ?=
 
 sim: $(STAMP)
-	@$(BIN)/python tests/sim/sim_run.py $(if $(SEEDS),--seeds $(SEEDS),--minutes $(MINUTES))
+	@$(BIN)/python tests/sim/sim_hunt.py $(if $(SEEDS),--seeds $(SEEDS),--minutes $(MINUTES))
 
 sim-replay: $(STAMP)
-	@$(BIN)/python tests/sim/sim_run.py --replay $(SEED)
+	@$(BIN)/python tests/sim/sim_hunt.py --replay $(SEED)
 
 mutants: $(STAMP)
 	@$(BIN)/python tests/mutants/run_mutants.py

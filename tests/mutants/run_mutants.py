@@ -117,7 +117,7 @@ def _apply(sabotage: Sabotage, where: Path) -> None:
 
 def _kill(where: Path) -> tuple[str, str]:
     """Who notices that the code below is wrong, and what it says; "" if nobody does."""
-    simulator = ("tests/sim/sim_run.py", "--seeds", str(SEEDS), "--jobs", "1")
+    simulator = ("tests/sim/sim_hunt.py", "--seeds", str(SEEDS), "--jobs", "1")
     tests = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS)
     for killer, command in (("simulator", simulator), ("tests", tests)):
         environment = os.environ | {

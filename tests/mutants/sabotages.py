@@ -54,8 +54,8 @@ SABOTAGES = (
     Sabotage(
         "16: forgets the valid value",
         CORE,
-        "        if self.valid_value is None:\n            self._building",
-        "        if True:\n            self._building",
+        "        if self.valid_value is None:\n            self._builder",
+        "        if True:\n            self._builder",
     ),
     Sabotage(
         "19: a re-proposal without its polka",
@@ -223,8 +223,8 @@ SABOTAGES = (
     Sabotage(
         "believes any proposer",
         CORE,
-        "        if proposal.validator != self._validators.proposer(height, round_):\n            return False\n",
-        "",
+        "        return proposal.validator == self._validators.proposer(height, round_)",
+        "        return True",
     ),
     Sabotage(
         "believes any certificate",
@@ -235,7 +235,7 @@ SABOTAGES = (
     Sabotage(
         "a polka for something else",
         CORE,
-        "        if proves != (VoteType.PREVOTE, valid_round, proposal.value):\n            return False\n",
+        "        if proves != (VoteType.PREVOTE, proposal.valid_round, proposal.value):\n            return False\n",
         "",
     ),
     Sabotage(
@@ -277,8 +277,8 @@ SABOTAGES = (
     Sabotage(
         "precommits signed as prevotes",
         SIGNED_BYTES,
-        "PRECOMMIT",
-        "PREVOTE",
+        "VoteType.PRECOMMIT: PREFIX_PRECOMMIT}",
+        "VoteType.PRECOMMIT: PREFIX_PREVOTE}",
     ),
     # the driver
     Sabotage(
@@ -365,8 +365,8 @@ SABOTAGES = (
     Sabotage(
         "signs two things at one place",
         SIGNER,
-        "            if not state.signature or content != state.signed:",
-        "            if not state.signature:",
+        "            if content != state.signed:",
+        "            if False:",
     ),
     Sabotage(
         "a new signature for another content",

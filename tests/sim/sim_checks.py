@@ -16,13 +16,15 @@ from sim_world import Keys, World, short, told
 from node.agreement import EARLY_ROUNDS, MAX_EARLY_CERTIFICATES
 from node.consensus import wire
 from node.consensus.effects import Commit, ReportMisbehaviour
-from node.consensus.messages import Input, Proposal, TimerKind, Vote, VoteType
+from node.consensus.messages import Certificate, Input, Proposal, TimerKind, Vote, VoteType
+from node.consensus.votes import FAR_ROUNDS, PROPOSALS
 
 if TYPE_CHECKING:
     from sim_node import SimNode
 
 WAL = "wal.log"
 MAX_TIMERS = len(TimerKind)
+CERTIFIED_ROUNDS = 8  # further ones that whole certificates were about
 LOOK_AT_MEMORY_EVERY = 64  # steps of a node
 
 _Slot = tuple[int, int, int, int]  # validator, height, round, kind
@@ -36,12 +38,16 @@ class Violation(Exception):
 class Checks:
     """The world's memory of what was signed, sent and decided."""
 
-    def __init__(self, world: World, keys: Keys, honest: frozenset[int]) -> None:
+    def __init__(
+        self, world: World, keys: Keys, powers: tuple[int, ...], honest: frozenset[int]
+    ) -> None:
         self._world = world
         self._keys = keys
+        self._powers = powers
         self.honest = honest  # validators
         self.decisions: dict[int, bytes] = {}
         self.decided_in: dict[int, int] = {}  # height -> highest round of a decision's certificate
+        self.on_decision: Callable[[SimNode], None] | None = None
         self._signed: dict[_Slot, _Said] = {}
         self._locked: dict[int, tuple[int, int, bytes | None]] = {}  # node -> height, round, value
         self._looked: dict[int, int] = {}
@@ -111,12 +117,28 @@ class Checks:
             decision.height,
             decision.round,
             decision.value,
-        ) or not self._keys.certifies(certificate):
+        ) or not self.proves(certificate):
             raise Violation(f"{what} without a certificate that proves it")
         self._has_body(node, decision.value, "decides")
         last = self.decided_in.get(decision.height, -1)
         self.decided_in[decision.height] = max(last, decision.round)
         self._world.seen["decided" if decision.round == 0 else "decided above round 0"] += 1
+        if self.on_decision is not None:
+            self.on_decision(node)
+
+    def proves(self, certificate: Certificate) -> bool:
+        """Whether more than two thirds of the power signed; by arithmetic of its own."""
+        of = certificate
+        powers = self._powers
+        signers = {validator for validator, _ in of.signatures}
+        if len(signers) < len(of.signatures) or not signers <= set(range(len(powers))):
+            return False
+        if 3 * sum(powers[each] for each in signers) <= 2 * sum(powers):
+            return False
+        return all(
+            signature == self._keys.sign(each, Vote(of.type, of.height, of.round, of.value, each))
+            for each, signature in of.signatures
+        )
 
     def accused(self, node: SimNode, misbehaviour: ReportMisbehaviour) -> None:
         """An honest node has evidence: it must convict, and never the innocent."""
@@ -221,7 +243,16 @@ class Checks:
 
 def tallies(node: SimNode) -> list[tuple[str, int, int]]:
     """What the core keeps of one height: (what, how many, the bound)."""
-    return []
+    core = node.core
+    tally = core._tally
+    rounds = core.round + 2  # its own and the next
+    proposers = PROPOSALS * (rounds + FAR_ROUNDS * core.n_validators)
+    return [
+        ("rounds", len(tally._rounds), rounds + FAR_ROUNDS * core.n_validators + CERTIFIED_ROUNDS),
+        ("blocks asked for", len(core._requested), proposers),
+        ("verdicts", len(core._verdicts), proposers),
+        ("signing requests", len(node._signing), 3 * rounds),
+    ]
 
 
 def _slot(validator: int, message: Proposal | Vote) -> _Slot:

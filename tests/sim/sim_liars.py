@@ -37,6 +37,7 @@ class Tactic(StrEnum):
     SPLIT_VOTES = "split votes"  # different votes for different peers
     DOUBLE_VOTES = "double votes"  # different votes for the same peers
     ONE_FRIEND = "one friend"  # the vote that makes a quorum goes to one peer only
+    AMNESIA = "amnesia"  # votes at once for whatever is proposed, whatever it voted for before
     PLAUSIBLE = "plausible"  # votes as an honest one would, now and then
     FORGED_DECISIONS = "forged decisions"
     OLD_DECISIONS = "old decisions"
@@ -73,6 +74,7 @@ class Liar:
         self._bodies: dict[bytes, tuple[bytes, frozenset[int]]] = {}  # value -> body, who gets it
         self._parents: dict[int, bytes] = {0: GENESIS_ID}  # height -> what was decided
         self._decisions: deque[Certified] = deque(maxlen=8)
+        self._assented: set[tuple[int, int, bytes]] = set()
         self._recorded: deque[Parcel] = deque(maxlen=RECORDED)
 
     # -- listening -------------------------------------------------------------------------------
@@ -116,12 +118,26 @@ class Liar:
                     del self._values[min(self._values)]
             if isinstance(message, Vote):
                 self._count(message, message.value)
+        if isinstance(message, Proposal) and Tactic.AMNESIA in self._tactics:
+            self._vote_at_once(message)
         if message.validator in self._friends:
             return
         rounds = self._heights.setdefault(height, set())
         if message.round not in rounds and len(rounds) < 64:
             rounds.add(message.round)
             self._act(height, message.round)
+
+    def _vote_at_once(self, proposal: Proposal) -> None:
+        key = (proposal.height, proposal.round, proposal.value)
+        if key in self._assented:
+            return
+        if len(self._assented) > MAX_HEARD:
+            self._assented.clear()
+        self._assented.add(key)
+        world = self._world
+        for type_, most_ms in ((VoteType.PREVOTE, 60), (VoteType.PRECOMMIT, 150)):
+            vote = self._vote(type_, *key)
+            world.after(world.ms(1, most_ms), self._send, vote, self._peers())
 
     def _count(self, vote: Vote, value: bytes) -> None:
         """Keep a vote; precommits of a quorum tell what was decided."""
@@ -186,7 +202,8 @@ class Liar:
         if Tactic.OLD_VALUES in tactics and round_ and rng.random() < 0.6:
             old = self._values.get(height)
             if old:
-                values.append(rng.choice(old))
+                new = rng.random() < 0.3  # a round in which it was never proposed
+                values.append(self._new_value(height) if new else rng.choice(old))
                 valid_round = rng.randrange(round_)
                 polka = self._certificate(height, valid_round, VoteType.PREVOTE, values[0])
                 if polka is not None:
@@ -214,6 +231,8 @@ class Liar:
                 polka if again else None,
             )
             self._send_signed(proposal, group)
+            if Tactic.AMNESIA in tactics:
+                self._vote_at_once(proposal)
 
     def _new_value(self, height: int) -> bytes:
         rng = self._world.rng
@@ -374,6 +393,8 @@ def draw_tactics(rng: Random) -> list[Tactic]:
     everything = list(Tactic)
     if luck < 0.07:
         return []
-    if luck < 0.2:
+    if luck < 0.15:
         return everything
+    if luck < 0.4:
+        return [Tactic.AMNESIA, *rng.sample(everything[:7], rng.randint(0, 2))]
     return rng.sample(everything, rng.randint(1, 7))

@@ -27,6 +27,8 @@ class Weather(NamedTuple):
     late_ms: float = 0.0
     holds: bool = False  # a cut delays what crosses it instead of losing it
     blind: float = 0.0  # this part of (receiver, height, round, kind of message) is hardly heard
+    # precommits of a round are heard by one node only; if it decides, it is cut off for a while
+    treacherous: bool = False
 
 
 CALM = Weather("calm")
@@ -40,8 +42,11 @@ STORMS = (
     Weather("edge of time", 0.02, 0.0, 200, 500, 0.3, 1500),
     Weather("blind spots", 0.0, 0.02, 1, 60, blind=0.3),
     Weather("half blind", 0.02, 0.02, 1, 150, 0.05, 3000, blind=0.6),
+    Weather("treacherous", 0.0, 0.0, 1, 60, blind=0.25, treacherous=True),
+    Weather("treacherous storm", 0.05, 0.05, 1, 200, 0.1, 2500, blind=0.4, treacherous=True),
 )
-BLIND_LOSS = 0.8
+TREACHEROUS_LOSS = 0.97
+BLIND_LOSS = 0.9
 
 
 class Receiver(Protocol):
@@ -61,6 +66,7 @@ class Network:
         self.n_nodes = n_nodes
         self.cut = [[False] * n_nodes for _ in range(n_nodes)]
         self.veiled = [[False] * n_nodes for _ in range(n_nodes)]
+        self.muted_until_ns = [0] * n_nodes
         self._held: list[tuple[int, int, str, Any]] = []
 
     def join(self, node: Receiver) -> int:
@@ -84,6 +90,8 @@ class Network:
             return
         if weather.blind and kind == "message" and self._is_blind(target, content[0]):
             return
+        if self.muted_until_ns[source] > world.now_ns or self.muted_until_ns[target] > world.now_ns:
+            return
         copies = 2 if weather.doubled and random() < weather.doubled else 1
         for _ in range(copies):
             delay_ms = weather.least_ms + (weather.most_ms - weather.least_ms) * random()
@@ -100,15 +108,24 @@ class Network:
 
     def _is_blind(self, target: int, message: Proposal | Vote | Certified | None) -> bool:
         """Whether a message falls into a blind spot: what makes some nodes lock and others not."""
-        if message is None or isinstance(message, Certified):
+        if message is None:
             return False
-        kind = message.type if isinstance(message, Vote) else 0
-        world = self._world
-        place = (world.seed, target, message.height, message.round, int(kind))
-        spot = hash(place) * 0x9E3779B97F4A7C15 % 2**64  # of integers: the same in every process
-        if spot >= self.weather.blind * 2**64:
+        weather = self.weather
+        random = self._world.rng.random
+        if isinstance(message, Certified):
+            return weather.treacherous and random() < weather.blind
+        kind = int(message.type) if isinstance(message, Vote) else 0
+        height, round_ = message.height, message.round
+        if weather.treacherous and kind == 2 and message.value is not None:
+            favourite = self._spot(height, round_) % self.n_nodes
+            return target != favourite and random() < TREACHEROUS_LOSS
+        if self._spot(target, height, round_, kind) >= weather.blind * 2**64:
             return False
-        return world.rng.random() < BLIND_LOSS
+        return random() < BLIND_LOSS
+
+    def _spot(self, *place: int) -> int:
+        """64 bits that belong to a place; of integers only, so the same in every process."""
+        return hash((self._world.seed, *place)) * 0x9E3779B97F4A7C15 % 2**64
 
     # -- faults ----------------------------------------------------------------------------------
 
@@ -119,10 +136,15 @@ class Network:
                 here, there = sides[source], sides[target]
                 self.cut[source][target] = here < there if one_way else here != there
 
+    def mute(self, node: int, until_ns: int) -> None:
+        """Let nothing through from and to a node for a while."""
+        self.muted_until_ns[node] = until_ns
+
     def heal(self) -> None:
         """Mend every cut; what was held goes on its way."""
         for row in self.cut:
             row[:] = [False] * self.n_nodes
+        self.muted_until_ns = [0] * self.n_nodes
         held, self._held = self._held, []
         for each in held:
             self.send(*each)

@@ -123,9 +123,10 @@ class Run:
         honest = frozenset(scenario.honest)
         self.post = Post(self.keys)
         self.network = Network(world, scenario.n_nodes)
-        self.checks = Checks(world, self.keys, honest)
+        self.checks = Checks(world, self.keys, scenario.powers, honest)
         self.bounds = Bounds(scenario, self.keys, self.checks)
         self.network.weather = scenario.weather
+        self.checks.on_decision = self._decided
         self._people()
         self.honest = [node for node in self.nodes if node.honest]
         self._target = 0
@@ -277,6 +278,12 @@ class Run:
             for node in self.honest
         )
         return f"nobody honest has gained a height for {wait_ns / NS_PER_S:.0f} s: {where}"
+
+    def _decided(self, node: SimNode) -> None:
+        """Treachery: who has decided cannot tell anybody."""
+        if self.network.weather.treacherous and self.world.rng.random() < 0.8:
+            self.world.seen["muted"] += 1
+            self.network.mute(node.index, self.world.now_ns + self.world.ms(300, 6000))
 
     # -- faults, by the names that `sim_scenario` gives them ---------------------------------------
 

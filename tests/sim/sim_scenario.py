@@ -16,8 +16,13 @@ from sim_world import NS_PER_MS, NS_PER_S
 
 from node.consensus.core import Timeouts
 
+TREACHEROUS = tuple(weather for weather in STORMS if weather.treacherous)
 SIZES = (4, 4, 4, 4, 4, 7, 7, 10)
-UNEQUAL = ((5, 1, 1, 1, 1, 1, 1), (3, 3, 3, 1, 1, 1, 1, 1, 1, 1), (30, 29, 28, 13))
+UNEQUAL = (
+    *((30, 29, 28, 13), (1, 1, 2, 2), (3, 2, 2, 2)),  # the last two: exactly two thirds can vote
+    *((5, 1, 1, 1, 1, 1, 1), (3, 1, 1, 1, 1, 1, 1)),
+    *((3, 3, 3, 1, 1, 1, 1, 1, 1, 1), (2, 2, 2, 1, 1, 1, 1, 1, 1, 3)),
+)
 
 
 @dataclass
@@ -82,7 +87,7 @@ def draw(rng: Random) -> Scenario:
         powers=powers,
         timeouts=Timeouts(),
         traffic_ms=rng.choice((100, 500, 3000)),
-        weather=rng.choice(STORMS),
+        weather=_weather(rng),
         asks_when_behind=rng.random() < 0.5,
         liars_go_on=rng.random() < 0.8,
         keep_bytes=rng.choice((500, 4000, 1024 * 1024)),
@@ -95,6 +100,11 @@ def draw(rng: Random) -> Scenario:
         scenario.followers = 1
     _draw_faults(rng, scenario)
     return scenario
+
+
+def _weather(rng: Random) -> Weather:
+    """Any weather; the treacherous ones, in which nodes know different things, more often."""
+    return rng.choice(TREACHEROUS if rng.random() < 0.3 else STORMS)
 
 
 def _powers(rng: Random) -> tuple[int, ...]:
@@ -148,7 +158,7 @@ def _draw_faults(rng: Random, scenario: Scenario) -> None:
         return int(rng.uniform(0.2, 5) * NS_PER_S)
 
     for _ in range(rng.randint(0, 3)):
-        faults.append(Fault(at(), "change_weather", (rng.choice(STORMS),)))
+        faults.append(Fault(at(), "change_weather", (_weather(rng),)))
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         begin, n_sides = at(), rng.choice((2, 2, 2, 3))
         if rng.random() < 0.3:

@@ -20,6 +20,7 @@ ASKED = {
     "idle.verdict_overhead_p50_ms": (1.0, 0.3, False),
     "final.p50_ms": (200, 120, False),
     "final.p99_ms": (500, 250, False),
+    "core.us_per_vote_100": (30, 10, False),
     "mem.pss_mb": (512, 350, False),
     "idle.cpu_percent": (2, 0.5, False),
     "node.1in.avx512.vs_raw_5m": (0.8, 1.4, True),

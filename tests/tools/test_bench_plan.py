@@ -21,6 +21,7 @@ from tools.bench.plan import (
     estimate_s,
     main_subject,
     need,
+    needs,
     size,
 )
 
@@ -53,7 +54,9 @@ def test_fractions_of_a_rate_bring_its_subject_along() -> None:
 
 
 def test_without_avx512_what_needs_it_is_left_out() -> None:
-    assert names(backends=SLOW) == ["1in.nacl", "4in.nacl", "overload", "finality", "idle"]
+    assert names(backends=SLOW) == [
+        *("1in.nacl", "4in.nacl", "overload", "finality", "idle", "core")
+    ]
     assert main_subject(SLOW).name == "1in.nacl"
 
 
@@ -73,13 +76,13 @@ def test_workloads_hold_enough_and_are_funded(subject: Subject, scale: Scale) ->
 
 
 def test_subjects_of_one_kind_share_a_workload() -> None:
-    needs: dict[str, WorkloadNeed] = {}
+    found_needs: dict[str, WorkloadNeed] = {}
     for subject in SUBJECTS:
         found = need(subject, Scale(), BOTH)
-        assert needs.setdefault(found.name, found) == found
-    assert needs.keys() == {"1in", "4in", "1in-large"}
-    assert needs["1in"].outputs == 1_000_000
-    assert needs["1in-large"].outputs == 5_000_000
+        assert found_needs.setdefault(found.name, found) == found
+    assert found_needs.keys() == {"1in", "4in", "1in-large"}
+    assert found_needs["1in"].outputs == 1_000_000
+    assert found_needs["1in-large"].outputs == 5_000_000
 
 
 def test_a_round_has_the_transactions_and_lasts_the_seconds() -> None:
@@ -108,3 +111,8 @@ def test_impossible_scales_are_refused(bad: Callable[[], Scale]) -> None:
 
 def test_the_measures_are_all_used() -> None:
     assert {subject.measure for subject in SUBJECTS} == set(Measure)
+
+
+def test_the_core_alone_needs_no_workload() -> None:
+    assert needs(choose(["core.*"], BOTH), Scale(), BOTH) == {}
+    assert needs(choose((), BOTH), Scale(), BOTH).keys() == {"1in", "4in", "1in-large"}

@@ -111,6 +111,10 @@ FIGURES: Final = (
     Figure(
         "idle.cpu_percent", "CPU of all processes together, of one core", "%", _LOWER, 2.0, 0.5
     ),
+    Figure(
+        "core.us_per_vote_100", "agreement: handling one vote, 100 validators", "µs", _LOWER,
+        30.0, 10.0,
+    ),
     Figure("start.ready_s", "timed run until it takes transactions", "s", _LOWER),
     Figure("disk.store_mb", "store after the load, 1 million outputs at first", "MB", _LOWER),
     Figure("disk.block_bytes_per_tx", "block files, 1 input", "bytes", _LOWER),

@@ -25,6 +25,7 @@ class Measure(StrEnum):
     OVERLOAD = "overload"
     FINALITY = "finality"
     IDLE = "idle"
+    CORE = "core"  # no node, no workload: agreement's state machine alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ SUBJECTS: Final = (
          "raw.echo_p50_ms", "raw.echo_paused_p50_ms", "idle.verdict_paused_p50_ms",
          "idle.cpu_percent", "start.ready_s"),
     ),
+    Subject("core", Measure.CORE, ("core.us_per_vote_100",)),
 )  # fmt: skip
 
 COST_KEYS: Final = (
@@ -179,6 +181,14 @@ def main_subject(backends: Sequence[BackendName]) -> Subject:
     return next(s for s in SUBJECTS if s.backend == fastest and s.inputs == 1 and not s.large_set)
 
 
+def needs(
+    subjects: Sequence[Subject], scale: Scale, backends: Sequence[BackendName]
+) -> dict[str, WorkloadNeed]:
+    """The workloads that some subjects send, by name."""
+    sending = [subject for subject in subjects if subject.measure is not Measure.CORE]
+    return {one.name: one for one in (need(s, scale, backends) for s in sending)}
+
+
 def need(subject: Subject, scale: Scale, backends: Sequence[BackendName]) -> WorkloadNeed:
     """The workload that a subject sends."""
     per_s = (
@@ -212,13 +222,14 @@ def estimate_s(
 ) -> float:
     """About how long everything will take, preparation included."""
     core_factor = raw_per_s / 44_000  # two cores of the machine on which the constants were timed
-    needs = {n.name: n for n in (need(s, scale, backends) for s in subjects)}
     per_signature_us = 12.0 if "avx512" in backends else 40.0
     total = 0.0
-    for one in needs.values():
+    for one in needs(subjects, scale, backends).values():
         total += one.transactions * one.inputs * per_signature_us / 1e6 / core_factor
         total += one.outputs * 6.0 / 1e6 + 3.0
     for subject in subjects:
+        if subject.measure is Measure.CORE:
+            continue
         rate = first_guess(subject, backends, raw_per_s)
         match subject.measure:
             case Measure.IDLE:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tools.bench import raw
+from tools.bench.core_cost import us_per_vote
 from tools.bench.errors import BenchError
 from tools.bench.figures import BY_KEY, medians, number, targets
 from tools.bench.machine import describe
@@ -22,12 +23,12 @@ from tools.bench.plan import (
     Measure,
     Scale,
     Subject,
-    WorkloadNeed,
     choose,
     estimate_s,
     first_guess,
     main_subject,
     need,
+    needs,
 )
 from tools.bench.raw import Kind
 from tools.bench.subjects import Measured, finality, flat_out, idle, overload
@@ -76,7 +77,7 @@ def run(bench: Workbench, scale: Scale, only: Sequence[str], tell: Tell) -> Outc
     found = describe(bench.work)
     backends, missing = _backends(tell)
     subjects = choose(only, backends)
-    needs = {one.name: one for one in (need(s, scale, backends) for s in subjects)}
+    workloads = needs(subjects, scale, backends)
     raw_per_s = raw.measure(Kind.NACL, min(PROBE_S, scale.raw_s))
     minutes = estimate_s(subjects, scale, backends, raw_per_s) / 60
     tell(
@@ -84,11 +85,11 @@ def run(bench: Workbench, scale: Scale, only: Sequence[str], tell: Tell) -> Outc
         if minutes >= 1
         else f"{len(subjects)} subjects, {scale.rounds} round(s), less than a minute or so"
     )
-    bench.check_space(list(needs.values()))
-    for one in needs.values():
+    bench.check_space(list(workloads.values()))
+    for one in workloads.values():
         bench.prepare(one, tell)
     bench.settle()
-    turns = _Turns(bench, scale, backends, subjects, needs, raw_per_s, tell)
+    turns = _Turns(bench, scale, backends, subjects, raw_per_s, tell)
     rounds = [turns.round(number) for number in range(1, scale.rounds + 1)]
     wanted = {key for subject in subjects for key in subject.keys}
     missing = {key: why for key, why in missing.items() if not only or key in wanted}
@@ -113,7 +114,6 @@ class _Turns:
     scale: Scale
     backends: tuple[BackendName, ...]
     subjects: Sequence[Subject]
-    needs: dict[str, WorkloadNeed]
     raw_per_s: float
     tell: Tell
     _rates: dict[str, list[float]] = field(default_factory=dict)
@@ -146,6 +146,8 @@ class _Turns:
         }
 
     def _measure(self, subject: Subject) -> Measured:
+        if subject.measure is Measure.CORE:
+            return Measured({"core.us_per_vote_100": us_per_vote()}, {})
         needed = need(subject, self.scale, self.backends)
         backend = subject.backend or self.backends[0]
         match subject.measure:

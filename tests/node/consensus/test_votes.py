@@ -239,20 +239,40 @@ def test_a_higher_round_displaces_the_lowest() -> None:
 
 
 def test_what_is_displaced_takes_its_power_and_its_lies_along() -> None:
-    votes = tally()
-    votes.propose(proposal(A, 4))
+    votes = tally(validators=ValidatorSet([1] * 7))
+    votes.add(prevote(0, A, 4))
+    votes.propose(proposal(A, 4, validator=2))
     for vote in (prevote(2, A, 4), prevote(2, B, 4), prevote(2, A, 5), prevote(2, A, 6)):
         votes.add(vote)
     assert votes.proposals(4) == []
     votes.enter(4)
-    assert votes.add(prevote(2, B, 4)) is Heard.NEW
+    for vote in (*prevotes([1, 3, 4], A, 4), prevote(2, B, 4)):
+        assert votes.add(vote) is Heard.NEW
     assert votes.add(prevote(2, A, 4)) is Heard.CONFLICT
-    for vote in prevotes([0, 1], A, 4):
-        votes.add(vote)
     assert votes.now.prevotes.complete
+    assert votes.now.power == 5
     assert not votes.has_polka(4, A)
-    votes.add(prevote(3, A, 4))
+    votes.add(prevote(5, A, 4))
     assert votes.has_polka(4, A)
+
+
+def test_what_is_displaced_is_not_missed_by_a_ballot() -> None:
+    votes = tally(validators=ValidatorSet([1] * 7))
+    votes.add(prevote(0, A, 4))
+    for vote in (prevote(2, A, 4), prevote(2, A, 5), prevote(2, A, 6)):
+        votes.add(vote)
+    votes.enter(4)
+    for vote in prevotes([1, 3, 4], A, 4):
+        votes.add(vote)
+    assert not votes.now.prevotes.complete
+
+
+def test_the_proposal_of_another_stays_when_a_vote_is_displaced() -> None:
+    votes = tally(validators=ValidatorSet([1] * 7))
+    votes.propose(proposal(A, 4, validator=3))
+    for round_ in (4, 5, 6):
+        votes.add(prevote(2, A, round_))
+    assert votes.proposals(4) == [proposal(A, 4, validator=3)]
 
 
 def test_rounds_are_displaced_twice_between_renewals() -> None:
@@ -286,7 +306,8 @@ def test_a_certificate_is_heard_however_far_it_is_and_never_displaced() -> None:
     assert add_all(votes, polka(A, 90)) == [Heard.CONFLICT, Heard.NEW, Heard.NEW]
     assert add_all(votes, polka(A, 80)) == [Heard.NEW] * 3
     for round_ in (71, 72, 100, 101):
-        votes.add(prevote(1, A, round_))
+        assert votes.add(prevote(1, A, round_)) is Heard.NEW
+        votes.renew()
     assert votes.has_polka(90, A)
     assert votes.polka(90, A) == polka(A, 90)
     assert votes.polka(80, A) == polka(A, 80)
