@@ -142,6 +142,7 @@ class Core:
         self._prevote_new_value()
         self._prevote_known_value()
         self._lock()
+        self._catch_up_on_polkas()
         self._precommit_nil()
         self._time_prevotes()
         self._time_precommits()
@@ -264,6 +265,21 @@ class Core:
                     self._vote(VoteType.PRECOMMIT, value)
                 self.changes += 1
                 return
+
+    def _catch_up_on_polkas(self) -> None:  # lines 42-43, for rounds that are over
+        """Propose from now on what somebody may have locked on in a round behind.
+
+        In the paper everybody sees in time what anybody saw. Here a liar's prevote can make a polka
+        for one validator alone, which says it again, but only after the round: without this rule
+        it would stand alone with its lock until it proposes itself.
+        """
+        for round_, value in self._tally.polkas:
+            if self.valid_round < round_ < self.round:
+                if self._holds(value):
+                    self.changes += 1
+                    self.valid_value, self.valid_round = value, round_
+                else:
+                    self._request(value)
 
     def _precommit_nil(self) -> None:  # lines 44-46
         if self.step is Step.PREVOTE and None in self._tally.now.prevotes.quorums:

@@ -131,6 +131,7 @@ class Tally:
         self.round = -1
         self.now = Round(validators)  # what was said in `round`
         self.skip_round = -1  # the highest in which a skip set has spoken (line 55)
+        self.polkas: list[tuple[int, bytes]] = []  # (round, value) with prevotes of a quorum
         self.decisions: list[tuple[int, bytes]] = []  # (round, value) with precommits of a quorum
 
     @property
@@ -148,12 +149,12 @@ class Tally:
         said = self._said(vote.round, vote.validator, certified)
         if said is None:
             return Heard.NOTHING_NEW
-        if vote.type is VoteType.PREVOTE:
-            return said.prevotes.add(vote, certified)
-        decided = len(said.precommits.quorums)
-        heard = said.precommits.add(vote, certified)
-        if len(said.precommits.quorums) > decided and vote.value is not None:
-            self.decisions.append((vote.round, vote.value))
+        prevote = vote.type is VoteType.PREVOTE
+        ballot = said.prevotes if prevote else said.precommits
+        quorums = len(ballot.quorums)
+        heard = ballot.add(vote, certified)
+        if len(ballot.quorums) > quorums and vote.value is not None:
+            (self.polkas if prevote else self.decisions).append((vote.round, vote.value))
         return heard
 
     def propose(self, proposal: Proposal) -> Heard:

@@ -136,8 +136,13 @@ class Liar:
         self._assented.add(key)
         world = self._world
         for type_, most_ms in ((VoteType.PREVOTE, 60), (VoteType.PRECOMMIT, 150)):
-            vote = self._vote(type_, *key)
-            world.after(world.ms(1, most_ms), self._send, vote, self._peers())
+            peers = self._peers()
+            if Tactic.SPLIT_VOTES in self._tactics and type_ is VoteType.PREVOTE:
+                others = [peer for peer in peers if self._network.in_the_dark(peer, *key[:2])]
+                peers = [peer for peer in peers if peer not in others]
+                nil = self._vote(type_, proposal.height, proposal.round, None)
+                world.after(world.ms(1, most_ms), self._send, nil, others)
+            world.after(world.ms(1, most_ms), self._send, self._vote(type_, *key), peers)
 
     def _count(self, vote: Vote, value: bytes) -> None:
         """Keep a vote; precommits of a quorum tell what was decided."""
@@ -174,7 +179,7 @@ class Liar:
         for number in (round_, round_ + 1):  # early, for the next round, it can be the first
             if self._keys.validators.proposer(height, number) == self._validator:
                 world.after(world.ms(0, 300), self._propose, height, number)
-        if tactics & _VOTES:
+        if tactics & _VOTES and Tactic.AMNESIA not in tactics:
             for type_, low, high in ((VoteType.PREVOTE, 5, 900), (VoteType.PRECOMMIT, 20, 1800)):
                 if rng.random() < 0.85:
                     world.after(world.ms(low, high), self._lie_in_votes, type_, height, round_)
@@ -395,6 +400,10 @@ def draw_tactics(rng: Random) -> list[Tactic]:
         return []
     if luck < 0.15:
         return everything
-    if luck < 0.4:
-        return [Tactic.AMNESIA, *rng.sample(everything[:7], rng.randint(0, 2))]
     return rng.sample(everything, rng.randint(1, 7))
+
+
+def draw_plot(rng: Random) -> list[Tactic]:
+    """What helps most to bring about what locks are there to prevent."""
+    more = rng.sample(list(Tactic), rng.randint(0, 2))
+    return [Tactic.AMNESIA, *([Tactic.SPLIT_VOTES] if rng.random() < 0.8 else []), *more]

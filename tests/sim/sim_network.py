@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sim_world import NS_PER_MS, World
 
-from node.consensus.messages import Certified, Proposal, Vote
+from node.consensus.messages import Certified, Proposal, Vote, VoteType
 
 
 class Weather(NamedTuple):
@@ -27,7 +27,7 @@ class Weather(NamedTuple):
     late_ms: float = 0.0
     holds: bool = False  # a cut delays what crosses it instead of losing it
     blind: float = 0.0  # this part of (receiver, height, round, kind of message) is hardly heard
-    # precommits of a round are heard by one node only; if it decides, it is cut off for a while
+    # blind spots are chosen so that one node decides without the others, which is then cut off
     treacherous: bool = False
 
 
@@ -42,10 +42,11 @@ STORMS = (
     Weather("edge of time", 0.02, 0.0, 200, 500, 0.3, 1500),
     Weather("blind spots", 0.0, 0.02, 1, 60, blind=0.3),
     Weather("half blind", 0.02, 0.02, 1, 150, 0.05, 3000, blind=0.6),
-    Weather("treacherous", 0.0, 0.0, 1, 60, blind=0.25, treacherous=True),
-    Weather("treacherous storm", 0.05, 0.05, 1, 200, 0.1, 2500, blind=0.4, treacherous=True),
+    Weather("treacherous", 0.0, 0.0, 1, 60, blind=0.5, treacherous=True),
+    Weather("treacherous storm", 0.03, 0.05, 1, 200, 0.1, 2500, blind=0.8, treacherous=True),
 )
-TREACHEROUS_LOSS = 0.97
+BLIND_NS = 2500 * NS_PER_MS
+SPOTS = 2**64
 BLIND_LOSS = 0.9
 
 
@@ -88,7 +89,7 @@ class Network:
         luck = random()
         if luck < weather.loss:
             return
-        if weather.blind and kind == "message" and self._is_blind(target, content[0]):
+        if weather.blind and kind == "message" and self._is_blind(source, target, content[0]):
             return
         if self.muted_until_ns[source] > world.now_ns or self.muted_until_ns[target] > world.now_ns:
             return
@@ -106,26 +107,42 @@ class Network:
             if target != source:
                 self.send(source, target, kind, content)
 
-    def _is_blind(self, target: int, message: Proposal | Vote | Certified | None) -> bool:
+    def _is_blind(
+        self, source: int, target: int, message: Proposal | Vote | Certified | None
+    ) -> bool:
         """Whether a message falls into a blind spot: what makes some nodes lock and others not."""
         if message is None:
             return False
         weather = self.weather
         random = self._world.rng.random
         if isinstance(message, Certified):
-            return weather.treacherous and random() < weather.blind
-        kind = int(message.type) if isinstance(message, Vote) else 0
+            return random() < weather.blind
         height, round_ = message.height, message.round
-        if weather.treacherous and kind == 2 and message.value is not None:
-            favourite = self._spot(height, round_) % self.n_nodes
-            return target != favourite and random() < TREACHEROUS_LOSS
-        if self._spot(target, height, round_, kind) >= weather.blind * 2**64:
+        if not weather.treacherous:
+            kind = int(message.type) if isinstance(message, Vote) else 0
+            hard_to_hear = self._spot(target, height, round_, kind) < weather.blind * SPOTS
+            return hard_to_hear and random() < BLIND_LOSS
+        if isinstance(message, Proposal) or message.value is None or random() >= BLIND_LOSS:
             return False
-        return random() < BLIND_LOSS
+        if source != self.insider(height, round_):
+            return False
+        return message.type is VoteType.PRECOMMIT or self.in_the_dark(target, height, round_)
+
+    def insider(self, height: int, round_: int) -> int:
+        """Treachery: whose precommit in a round nobody hears, so that it may be alone in knowing
+        that a block is decided; -1 in rounds in which there is none.
+        """
+        spot = self._spot(height, round_)
+        return spot % self.n_nodes if spot >> 32 & 3 else -1
+
+    def in_the_dark(self, node: int, height: int, round_: int) -> bool:
+        """Treachery: whether a node shall not learn of a round's polka."""
+        return self._spot(node, height, round_) < 0.4 * SPOTS
 
     def _spot(self, *place: int) -> int:
-        """64 bits that belong to a place; of integers only, so the same in every process."""
-        return hash((self._world.seed, *place)) * 0x9E3779B97F4A7C15 % 2**64
+        """Bits that belong to a place, for a while; of integers, so the same in every process."""
+        while_ = self._world.now_ns // BLIND_NS  # what is said again later can be heard
+        return hash((self._world.seed, while_, *place)) * 0x9E3779B97F4A7C15 % SPOTS
 
     # -- faults ----------------------------------------------------------------------------------
 

@@ -20,14 +20,14 @@ from sim_disk import SimDisk
 from sim_liars import Liar
 from sim_network import CALM, Network, Weather
 from sim_node import Post, SignerProcess, SimNode, fail_at_operation
-from sim_scenario import Scenario, start_delay_ns
+from sim_scenario import Scenario
 from sim_world import NS_PER_MS, NS_PER_S, Keys, World
 
 GAIN = 10  # heights that every honest node must gain once everything is well
 STORM_STEPS = 3500  # most events of the safety phase
-STORM_HEIGHTS = 16  # and most heights, from when on it has nothing new to tell
+STORM_HEIGHTS = 40  # and most heights, from when on it has nothing new to tell
 LIVELY_STEPS = 400_000  # most events after it: far more than are ever needed
-SETTLED_ROUND = 4  # see Bounds
+SLACK_MS = 250  # of delays and clocks, see Bounds
 
 
 class Bounds:
@@ -42,12 +42,13 @@ class Bounds:
     * A round fails although its proposer is honest only if some honest node is locked on another
       value than proposed, with a polka that the proposer does not know: a liar's late prevote for
       one friend can bring that about, once per round. The friend says its polka again within
-      `resend_ms`; from the round on that lasts longer than this (prevote and precommit timeouts,
-      2 * (250 + 125 r) ms >= 1,000 ms + delays: r = 3, one more for clocks) every honest proposer
-      knows it in time, and proposes what everybody prevotes.
+      `resend_ms`; from the round S on that lasts longer than this (prevote and precommit timeouts:
+      2 * (vote_ms + S * vote_step_ms) >= resend_ms + SLACK_MS; S = 3 with the usual timeouts)
+      every honest proposer of the next round knows it in time, and proposes what everybody
+      prevotes.
 
     So a height is decided at the latest in the first round with an honest proposer from
-    max(R + 2, SETTLED_ROUND) on; how far away that is follows from the powers. One round more is
+    max(R + 2, S + 1) on; how far away that is follows from the powers. One round more is
     granted: a proposer that was at work on a block when the world healed may be late with it.
     """
 
@@ -58,6 +59,10 @@ class Bounds:
         self._checks = checks
         self._reached: dict[int, int] = {}  # height -> highest round at the healing
         self._most: dict[int, int] = {}
+        times = scenario.timeouts
+        self._settled = 0
+        while 2 * (times.vote_ms + self._settled * times.vote_step_ms) < times.resend_ms + SLACK_MS:
+            self._settled += 1
 
     def note(self, height: int, round_: int) -> None:
         """Where somebody honest was at the healing."""
@@ -71,7 +76,7 @@ class Bounds:
         return most
 
     def _find(self, height: int) -> int:
-        round_ = max(self._reached.get(height, 0) + 2, SETTLED_ROUND)
+        round_ = max(self._reached.get(height, 0) + 2, self._settled + 1)
         while not self._is_good(self._proposer(height, round_)):
             round_ += 1
         round_ += 1
@@ -220,7 +225,8 @@ class Run:
         for node in self.nodes:
             if isinstance(node.signer, SignerProcess):
                 node.signer.start()
-            world.after(start_delay_ns(world.rng), node.start)
+            delay_ms = scenario.start_most_ms * world.rng.random() ** 2
+            world.after(int(delay_ms * NS_PER_MS), node.start)
         for fault in scenario.faults:
             world.at(fault.at_ns, getattr(self, fault.kind), *fault.arguments)
         last_fault_ns = scenario.faults[-1].at_ns if scenario.faults else 0
@@ -283,7 +289,7 @@ class Run:
         """Treachery: who has decided cannot tell anybody."""
         if self.network.weather.treacherous and self.world.rng.random() < 0.8:
             self.world.seen["muted"] += 1
-            self.network.mute(node.index, self.world.now_ns + self.world.ms(300, 6000))
+            self.network.mute(node.index, self.world.now_ns + self.world.ms(300, 4000))
 
     # -- faults, by the names that `sim_scenario` gives them ---------------------------------------
 

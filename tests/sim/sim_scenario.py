@@ -10,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from sim_liars import Tactic, draw_tactics
+from sim_liars import Tactic, draw_plot, draw_tactics
 from sim_network import CALM, STORMS, Weather
-from sim_world import NS_PER_MS, NS_PER_S
+from sim_world import NS_PER_S
 
 from node.consensus.core import Timeouts
 
 TREACHEROUS = tuple(weather for weather in STORMS if weather.treacherous)
+HASTY = Timeouts(
+    propose_ms=500, propose_step_ms=200, vote_ms=150, vote_step_ms=100, resend_ms=500, pace_ms=50
+)
 SIZES = (4, 4, 4, 4, 4, 7, 7, 10)
 UNEQUAL = (
     *((30, 29, 28, 13), (1, 1, 2, 2), (3, 2, 2, 2)),  # the last two: exactly two thirds can vote
@@ -53,6 +56,7 @@ class Scenario:
     weather: Weather = CALM
     faults: list[Fault] = field(default_factory=list)
     length_ns: int = 0
+    start_most_ms: int = 2000  # not everybody starts at the same moment
 
     @property
     def n(self) -> int:
@@ -81,11 +85,15 @@ class Scenario:
 
 
 def draw(rng: Random) -> Scenario:
-    """Draw a scenario."""
+    """Draw a scenario: in some nearly everything breaks, others are plots.
+
+    In a plot little breaks, so that many heights are decided; but as many lie as can, and the
+    network sees to it that some know what others do not.
+    """
     powers = _powers(rng)
     scenario = Scenario(
         powers=powers,
-        timeouts=Timeouts(),
+        timeouts=rng.choice((Timeouts(), HASTY)),
         traffic_ms=rng.choice((100, 500, 3000)),
         weather=_weather(rng),
         asks_when_behind=rng.random() < 0.5,
@@ -93,12 +101,18 @@ def draw(rng: Random) -> Scenario:
         keep_bytes=rng.choice((500, 4000, 1024 * 1024)),
         length_ns=int(rng.uniform(5, 30) * NS_PER_S),
     )
-    _draw_liars(rng, scenario)
+    plot = rng.random() < 0.4
+    _draw_liars(rng, scenario, plot)
+    if plot:
+        scenario.weather = rng.choice(TREACHEROUS)
+        scenario.start_most_ms = 0
+        scenario.length_ns *= 3
     if scenario.forgetful:  # a node without a signature has nothing to show that it is behind
         scenario.asks_when_behind = True
     if rng.random() < 0.15:
         scenario.followers = 1
-    _draw_faults(rng, scenario)
+    if not plot or rng.random() < 0.3:
+        _draw_faults(rng, scenario)
     return scenario
 
 
@@ -118,14 +132,14 @@ def _powers(rng: Random) -> tuple[int, ...]:
     return tuple(rng.randint(1, 20) for _ in range(n))
 
 
-def _draw_liars(rng: Random, scenario: Scenario) -> None:
+def _draw_liars(rng: Random, scenario: Scenario, plot: bool) -> None:
     """Fill what is left below a third with faulty validators, or stop before."""
     powers = scenario.powers
     total = sum(powers)
     bad = 0
     order = list(range(len(powers)))
     rng.shuffle(order)
-    keenness = rng.choice((0.0, 0.9, 1.0, 1.0, 1.0))
+    keenness = 1.0 if plot else rng.choice((0.0, 0.9, 1.0, 1.0, 1.0))
     forgetful: list[int] = []
     for validator in order:
         if 3 * (bad + powers[validator]) >= total or rng.random() >= keenness:
@@ -135,7 +149,7 @@ def _draw_liars(rng: Random, scenario: Scenario) -> None:
         if luck < 0.35:
             scenario.twins[validator] = ()
         elif luck < 0.92:
-            scenario.liars[validator] = draw_tactics(rng)
+            scenario.liars[validator] = draw_plot(rng) if plot else draw_tactics(rng)
         else:
             forgetful.append(validator)
     scenario.forgetful = tuple(sorted(forgetful))
@@ -185,8 +199,3 @@ def _draw_faults(rng: Random, scenario: Scenario) -> None:
     for node in scenario.forgetful:
         faults.append(Fault(at(), "lose_signer_state", (node,)))
     faults.sort(key=lambda fault: fault.at_ns)
-
-
-def start_delay_ns(rng: Random) -> int:
-    """Not everybody starts at the same moment."""
-    return int(rng.random() ** 2 * 2000 * NS_PER_MS)

@@ -6,6 +6,7 @@ import pytest
 from cores import (
     A,
     B,
+    C,
     Told,
     body,
     drawn,
@@ -92,7 +93,7 @@ def test_a_polka_after_the_lock_frees_from_it() -> None:
     assert told.tell(repeated) == [sign(prevote(0, B, 2))]
     # the lock itself changes with this round's polka only
     assert (told.core.locked_round, told.core.locked_value) == (0, A)
-    assert (told.core.valid_round, told.core.valid_value) == (0, A)
+    assert (told.core.valid_round, told.core.valid_value) == (1, B)
     assert told.tell(*prevotes([1, 2, 3], B, 2)) == [sign(precommit(0, B, 2))]
     assert (told.core.locked_round, told.core.locked_value) == (2, B)
     assert (told.core.valid_round, told.core.valid_value) == (2, B)
@@ -198,7 +199,7 @@ def test_no_precommit_for_two_thirds_or_less() -> None:
 def test_no_precommit_for_another_rounds_polka() -> None:
     told = in_round(1)
     told.tell(proposal(A, 1), *body(A), *prevotes([1, 2, 3], A, 0))
-    assert (told.core.step, told.core.valid_round) == (Step.PREVOTE, -1)
+    assert (told.core.step, told.core.locked_round) == (Step.PREVOTE, -1)
 
 
 def test_a_polka_waits_for_ones_own_prevote() -> None:
@@ -227,10 +228,28 @@ def test_a_body_durable_after_the_precommit_makes_valid() -> None:
     assert (told.core.valid_round, told.core.locked_round) == (0, -1)
 
 
-def test_a_polka_of_a_round_that_is_over_does_nothing() -> None:
+def test_a_polka_of_a_round_that_is_over_makes_valid_and_does_not_lock() -> None:
     told = in_round_0()
     told.tell(proposal(A), *body(A), *drawn(1), *prevotes([1, 2, 3], A))
-    assert (told.core.round, told.core.valid_round) == (1, -1)
+    assert (told.core.round, told.core.locked_round) == (1, -1)
+    assert (told.core.valid_round, told.core.valid_value) == (0, A)
+
+
+def test_the_latest_polka_of_a_round_that_is_over_makes_valid() -> None:
+    told = in_round_0()
+    told.tell(*drawn(3), *body(A), *body(B), *body(C))
+    for round_, value, valid in ((1, B, (1, B)), (0, A, (1, B)), (2, C, (2, C))):
+        told.tell(Certified(polka(value, round_)))
+        assert (told.core.valid_round, told.core.valid_value) == valid
+
+
+def test_a_block_with_a_polka_is_fetched_even_after_its_round() -> None:
+    told = in_round_0()
+    told.tell(*drawn(2))
+    assert told.tell(Certified(polka(A, 1))) == [RequestBlock(1, A)]
+    assert told.core.valid_round == -1
+    told.tell(*body(A))
+    assert (told.core.valid_round, told.core.valid_value) == (1, A)
 
 
 # -- lines 44-46 -------------------------------------------------------------------------------

@@ -136,6 +136,7 @@ class Watched:
         effects = core.handle(message)
         for effect in effects:
             self._check(effect)
+        assert core.changes >= changes
         if core.changes == changes:
             assert self.state() == before
             assert all(self._may_be_repeated(each) for each in effects)
