@@ -94,7 +94,7 @@ class Agreement:
         self._wal = wal
         self._host = host
         self._timers: dict[TimerKind, tuple[int, Timer]] = {}  # kind -> deadline, what for
-        self._paced_ns: int | None = None  # when the last PACE timer ran out
+        self._begun: tuple[int, int] | None = None  # height whose rounds began last, and when
         self._inbox: deque[tuple[Input, bool]] = deque()  # and whether it is an own signed message
         self._busy = False
         self._halted = False
@@ -142,8 +142,6 @@ class Agreement:
             if self._timers.get(timer.kind) != (deadline, timer):
                 continue  # replaced by what an earlier one brought about
             del self._timers[timer.kind]
-            if timer.kind is TimerKind.PACE:
-                self._paced_ns = now_ns
             self._feed(TimerElapsed(timer), now_ns)
 
     def deadline_ns(self) -> int | None:
@@ -228,9 +226,12 @@ class Agreement:
                 assert_never(effect)
 
     def _set_timer(self, timer: Timer, delay_ms: int) -> None:
-        deadline = self._now_ns + delay_ms * NS_PER_MS
-        if timer.kind is TimerKind.PACE and self._paced_ns is not None:
-            deadline = max(self._now_ns, self._paced_ns + delay_ms * NS_PER_MS)
+        since_ns = self._now_ns
+        if timer.kind is TimerKind.PACE and self._begun is not None:
+            since_ns = self._begun[1]
+        elif timer.kind is TimerKind.PROPOSE and (not self._begun or self._begun[0] < timer.height):
+            self._begun = (timer.height, self._now_ns)
+        deadline = max(self._now_ns, since_ns + delay_ms * NS_PER_MS)
         self._timers[timer.kind] = (deadline, timer)
 
     # -- what comes before its time --------------------------------------------------------------

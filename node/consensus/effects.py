@@ -65,8 +65,8 @@ class SendDecisions(_Effect, frozen=True):
 class SetTimer(_Effect, frozen=True):
     """Give back `TimerElapsed` after the delay.
 
-    It counts from now; a PACE timer counts from when the last PACE timer ran out, so that blocks
-    keep their pace however long a commit takes. A timer replaces the one of its kind.
+    It counts from now; a PACE timer counts from when the rounds of the height before began, so that
+    blocks keep their pace however long a commit takes. A timer replaces the one of its kind.
     """
 
     timer: Timer

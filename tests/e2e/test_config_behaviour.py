@@ -195,7 +195,7 @@ def header_time_ms(node: RunningNode, height: int) -> int:
 @covers("pipeline.fuse")
 def test_stages_may_share_a_process(tmp_path: Path, funds: Funds) -> None:
     with running(tmp_path, funds, pipeline={"fuse": ["net", "verify"]}) as (node, client):
-        assert set(processes(node)) == {"net_verify", "consensus"}
+        assert set(processes(node)) == {"net_verify", "consensus", "sign"}
         assert client.ask(funds.pay(0)) == bytes([Verdict.ADMITTED])
         maps = Path(f"/proc/{processes(node)['net_verify']['pid']}/maps").read_text()
         assert "_sodium" in maps

@@ -180,6 +180,21 @@ def test_blocks_keep_their_pace_however_long_a_commit_takes() -> None:
     assert ("await", 2) in node.pass_ms(1)
 
 
+def test_an_empty_block_comes_as_long_after_the_last_as_it_should() -> None:
+    node = Node([1], 0)
+    for height in (1, 2):
+        assert ("await", height) in node.pass_ms(TIMES.pace_ms)
+        assert ("build", height, 0) not in node.pass_ms(TIMES.empty_pace_ms - TIMES.pace_ms - 1)
+        assert ("build", height, 0) in node.pass_ms(1)
+        value = value_of(height, 0)
+        (_, proposal), _ = node.tell(BlockBuilt(height, 0, value))
+        [(_, prevote)] = node.signed(proposal)
+        node.tell(BodyDurable(height, value))
+        [(_, precommit)] = node.signed(prevote)
+        node.signed(precommit)
+        node.tell(Committed(height))
+
+
 def test_an_own_message_counts_only_when_it_comes_from_the_signer() -> None:
     node = Node([1], 0)
     proposal = node.to_proposal()

@@ -147,10 +147,10 @@ def test_the_polka_of_the_valid_value_is_sent() -> None:
 def test_the_last_own_precommit_is_said_again() -> None:
     told = in_round(1)
     told.tell(precommit(0, None, 1), precommit(0, None, 0))  # the older one was signed late
-    told.tell(*drawn(2), *prevotes([0], None, 2))
-    assert resent(told)[:2] == (prevote(0, None, 2), precommit(0, None, 1))
-    told.tell(precommit(0, A, 2))
-    assert resent(told)[:2] == (prevote(0, None, 2), precommit(0, A, 2))
+    told.tell(*drawn(3), *prevotes([0], None, 3))
+    assert resent(told)[:2] == (prevote(0, None, 3), precommit(0, None, 1))
+    told.tell(precommit(0, A, 3))
+    assert resent(told)[:2] == (prevote(0, None, 3), precommit(0, A, 3))
 
 
 def test_whoever_went_ahead_takes_the_others_along() -> None:

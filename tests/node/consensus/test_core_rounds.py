@@ -216,6 +216,15 @@ def test_a_new_round_asks_for_the_bodies_of_what_was_proposed_early() -> None:
     ]
 
 
+def test_bodies_are_asked_for_one_round_ahead() -> None:
+    told = in_round_0()
+    assert told.tell(proposal(A, 2)) == []
+    assert RequestBlock(1, A) in told.tell(*drawn(1))
+    told = in_round_0()
+    told.tell(proposal(A, 2))
+    assert RequestBlock(1, A) not in told.tell(*drawn(3))
+
+
 def test_a_new_round_votes_on_what_was_proposed_early() -> None:
     told = in_round_0()
     told.tell(proposal(A, 1), *body(A))
