@@ -417,10 +417,15 @@ class Core:
         return self._hear_certificate(polka)
 
     def _help_behind(self, message: Proposal | Vote) -> None:
-        """Whoever still votes at a height that is decided lacks its certificate."""
+        """Whoever still votes at a height that is decided lacks its certificate.
+
+        Of the height before that only when the pace of this one has passed: until then it is the
+        votes that a decision did not need.
+        """
         validator, height = message.validator, message.height
         known = 0 <= validator < self.n_validators and validator != self.me
-        if known and 0 < height < self.height and validator not in self._behind:
+        decided = 0 < height < self.height - (0 if self._paced else 1)
+        if known and decided and validator not in self._behind:
             self._behind.add(validator)
             self._effects.append(SendDecisions(validator, height))
 

@@ -181,7 +181,7 @@ def test_nothing_is_said_again_after_the_decision() -> None:
 
 def at_height_5(me: int | None = 0) -> Told:
     told = Told(me)
-    told.tell(Committed(4))
+    told.tell(Committed(4), elapsed(TimerKind.PACE, height=5))
     return told
 
 
@@ -210,6 +210,15 @@ def test_everybody_is_helped_once_between_two_timers() -> None:
     assert told.tell(*late) == [SendDecisions(3, 4)]
     told.tell(Committed(5))
     assert told.tell(*late) == [SendDecisions(3, 4)]
+
+
+def test_votes_that_a_decision_did_not_need_are_no_cry_for_help() -> None:
+    told = Told(0)
+    told.tell(Committed(4))
+    assert told.tell(precommit(3, A, height=4)) == []
+    assert told.tell(precommit(3, A, height=3)) == [SendDecisions(3, 3)]
+    told.tell(elapsed(TimerKind.PACE, height=5))
+    assert told.tell(precommit(2, A, height=4)) == [SendDecisions(2, 4)]
 
 
 @pytest.mark.parametrize(
