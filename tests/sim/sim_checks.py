@@ -49,6 +49,10 @@ class Checks:
         self.decided_in: dict[int, int] = {}  # height -> highest round of a decision's certificate
         self.on_decision: Callable[[SimNode], None] | None = None
         self._signed: dict[_Slot, _Said] = {}
+        liars = frozenset(range(len(powers))) - honest
+        self._lying_power = sum(powers[each] for each in liars)
+        self._prevotes: dict[tuple[int, int, bytes | None], int] = {}  # power of the honest
+        self._locks: dict[int, tuple[int, int, bytes]] = {}  # validator -> its last precommit
         self._locked: dict[int, tuple[int, int, bytes | None]] = {}  # node -> height, round, value
         self._looked: dict[int, int] = {}
         self.most_rounds: Callable[[int], int] | None = None  # height -> round, once all is well
@@ -61,12 +65,46 @@ class Checks:
         """A signer releases a signature."""
         slot = _slot(validator, message)
         said = _said(message)
-        before = self._signed.setdefault(slot, said)
-        if before != said:
+        before = self._signed.get(slot)
+        if before is None:
+            self._signed[slot] = said
+            self._justified(validator, message)
+        elif before != said:
             raise Violation(
                 f"validator {validator} signs {told(message)} and signed {short(before[0])} "
                 f"(valid round {before[1]}) before"
             )
+
+    def _justified(self, validator: int, message: Proposal | Vote) -> None:
+        """What an honest validator signs must follow from what could have been said before.
+
+        Whether a polka can exist is known here: all that honest ones prevoted is remembered, and of
+        a liar anything goes. This is what the paper's proof of agreement rests on (lines 28, 36).
+        """
+        height, round_, value = message.height, message.round, message.value
+        what = f"validator {validator} signs {told(message)}"
+        if isinstance(message, Proposal):
+            if message.valid_round >= 0 and not self._polka(height, message.valid_round, value):
+                raise Violation(f"{what}, and there was no polka")
+        elif message.type is VoteType.PRECOMMIT:
+            if value is not None:
+                if not self._polka(height, round_, value):
+                    raise Violation(f"{what}, and there was no polka")
+                self._locks[validator] = (height, round_, value)
+        elif value is not None:
+            place = (height, round_, value)
+            self._prevotes[place] = self._prevotes.get(place, 0) + self._powers[validator]
+            locked_height, locked_round, locked = self._locks.get(validator, (0, -1, b""))
+            if locked_height != height or locked == value:
+                return
+            rounds = range(locked_round, round_)
+            if not any(self._polka(height, each, value) for each in rounds):
+                raise Violation(f"{what}, locked on {short(locked)} in round {locked_round}")
+
+    def _polka(self, height: int, round_: int, value: bytes | None) -> bool:
+        """Whether there can be a polka, if every liar has helped."""
+        prevoted = self._prevotes.get((height, round_, value), 0)
+        return 3 * (prevoted + self._lying_power) > 2 * sum(self._powers)
 
     def sent(self, node: SimNode, message: Proposal | Vote) -> None:
         """An honest node's own message is about to leave."""

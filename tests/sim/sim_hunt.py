@@ -32,6 +32,7 @@ from sim_run import Outcome, run_seed, run_traced  # noqa: E402
 
 SEEDS_IN_TEST = 1000  # what the tests run, about a minute on two cores
 WINDOW_S = 20 * 60  # in the name of the figure
+SEEDS_PER_COLLECTION = 16
 REPORT_S = 1.0  # between two words of a worker
 SEED_LIMIT_S = 120  # a seed takes a tenth of a second; one that takes this long never ends
 MOST_FAILURES = 20  # after that many the hunt is over
@@ -86,13 +87,15 @@ def work(first: int, step: int, end: int, seconds: float | None, out: Any) -> No
     """A worker: run every `step`-th seed, and say about once a second what came of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, _never_ends)
-    gc.set_threshold(50_000, 20, 20)
+    gc.disable()  # a world is a few megabytes in circles
     began = said = time.monotonic()
     tally = Tally()
     for seed in range(first, end, step):
         signal.alarm(SEED_LIMIT_S)
         tally.add(run_seed(seed))
         signal.alarm(0)
+        if tally.seeds % SEEDS_PER_COLLECTION == 0:
+            gc.collect()
         now = time.monotonic()
         if now - said > REPORT_S or tally.failures:
             out.send(tally)

@@ -204,15 +204,9 @@ class Liar:
         valid_round = -1
         polka: Certificate | None = None
         values: list[bytes] = []
-        if Tactic.OLD_VALUES in tactics and round_ and rng.random() < 0.6:
-            old = self._values.get(height)
-            if old:
-                new = rng.random() < 0.3  # a round in which it was never proposed
-                values.append(self._new_value(height) if new else rng.choice(old))
-                valid_round = rng.randrange(round_)
-                polka = self._certificate(height, valid_round, VoteType.PREVOTE, values[0])
-                if polka is not None:
-                    self._world.seen["stale polka"] += 1
+        if Tactic.OLD_VALUES in tactics and round_ and rng.random() < 0.7:
+            valid_round, value, polka = self._old_value(height, round_)
+            values.append(value)
         if not values:
             values.append(self._new_value(height))
         if tactics & {Tactic.SPLIT_PROPOSALS, Tactic.DOUBLE_PROPOSALS}:
@@ -238,6 +232,23 @@ class Liar:
             self._send_signed(proposal, group)
             if Tactic.AMNESIA in tactics:
                 self._vote_at_once(proposal)
+
+    def _old_value(self, height: int, round_: int) -> tuple[int, bytes, Certificate | None]:
+        """What to propose again: a value that had a polka, in whichever round; or as if."""
+        rng = self._world.rng
+        genuine = []
+        for its_height, its_round, type_, value in self._votes:
+            if its_height == height and its_round < round_ and type_ is VoteType.PREVOTE:
+                polka = self._certificate(height, its_round, type_, value)
+                if polka is not None:
+                    genuine.append((its_round, value, polka))
+        if genuine and rng.random() < 0.7:
+            self._world.seen["stale polka"] += 1
+            return rng.choice(genuine)
+        old = self._values.get(height)
+        new = not old or rng.random() < 0.3
+        value = self._new_value(height) if new else rng.choice(old)
+        return round_ - 1 if rng.random() < 0.7 else rng.randrange(round_), value, None
 
     def _new_value(self, height: int) -> bytes:
         rng = self._world.rng
@@ -405,5 +416,6 @@ def draw_tactics(rng: Random) -> list[Tactic]:
 
 def draw_plot(rng: Random) -> list[Tactic]:
     """What helps most to bring about what locks are there to prevent."""
-    more = rng.sample(list(Tactic), rng.randint(0, 2))
-    return [Tactic.AMNESIA, *([Tactic.SPLIT_VOTES] if rng.random() < 0.8 else []), *more]
+    likely = ((Tactic.SPLIT_VOTES, 0.8), (Tactic.OLD_VALUES, 0.6))
+    chosen = [tactic for tactic, chance in likely if rng.random() < chance]
+    return [Tactic.AMNESIA, *chosen, *rng.sample(list(Tactic), rng.randint(0, 2))]

@@ -45,6 +45,7 @@ STORMS = (
     Weather("treacherous", 0.0, 0.0, 1, 60, blind=0.5, treacherous=True),
     Weather("treacherous storm", 0.03, 0.05, 1, 200, 0.1, 2500, blind=0.8, treacherous=True),
 )
+NOBODY, ANYBODY = -1, -2
 BLIND_NS = 2500 * NS_PER_MS
 SPOTS = 2**64
 BLIND_LOSS = 0.9
@@ -68,6 +69,7 @@ class Network:
         self.cut = [[False] * n_nodes for _ in range(n_nodes)]
         self.veiled = [[False] * n_nodes for _ in range(n_nodes)]
         self.muted_until_ns = [0] * n_nodes
+        self._disturbed = False  # something is cut or muted
         self._held: list[tuple[int, int, str, Any]] = []
 
     def join(self, node: Receiver) -> int:
@@ -103,9 +105,23 @@ class Network:
 
     def to_all(self, source: int, kind: str, content: Any) -> None:
         """Send something to every other node."""
+        if self.weather is CALM and not self._disturbed:
+            self._to_all_in_calm(source, kind, content)
+            return
         for target in range(self.n_nodes):
             if target != source:
                 self.send(source, target, kind, content)
+
+    def _to_all_in_calm(self, source: int, kind: str, content: Any) -> None:
+        """The same with less to ask: half of all that is sent."""
+        world = self._world
+        random, after = world.rng.random, world.after
+        least_ns = int(CALM.least_ms * NS_PER_MS)
+        range_ns = int(CALM.most_ms * NS_PER_MS) - least_ns
+        veiled = self.veiled[source]
+        for target, node in enumerate(self.nodes):
+            if target != source and not veiled[target]:
+                after(least_ns + int(range_ns * random()), node.receive, source, kind, content)
 
     def _is_blind(
         self, source: int, target: int, message: Proposal | Vote | Certified | None
@@ -124,16 +140,20 @@ class Network:
             return hard_to_hear and random() < BLIND_LOSS
         if isinstance(message, Proposal) or message.value is None or random() >= BLIND_LOSS:
             return False
-        if source != self.insider(height, round_):
+        insider = self.insider(height, round_)
+        if source != insider and insider != ANYBODY:
             return False
-        return message.type is VoteType.PRECOMMIT or self.in_the_dark(target, height, round_)
+        if message.type is VoteType.PREVOTE:
+            return self.in_the_dark(target, height, round_)
+        return insider != ANYBODY or random() < 0.5
 
     def insider(self, height: int, round_: int) -> int:
         """Treachery: whose precommit in a round nobody hears, so that it may be alone in knowing
-        that a block is decided; -1 in rounds in which there is none.
+        that a block is decided. `ANYBODY`: a polka that some do not hear of, and few precommits.
         """
         spot = self._spot(height, round_)
-        return spot % self.n_nodes if spot >> 32 & 3 else -1
+        kind = spot >> 32 & 3
+        return spot % self.n_nodes if kind > 1 else ANYBODY if kind else NOBODY
 
     def in_the_dark(self, node: int, height: int, round_: int) -> bool:
         """Treachery: whether a node shall not learn of a round's polka."""
@@ -148,6 +168,7 @@ class Network:
 
     def part(self, sides: list[int], one_way: bool) -> None:
         """Cut every link between nodes of different sides; `one_way`: only from lower to higher."""
+        self._disturbed = True
         for source in range(self.n_nodes):
             for target in range(self.n_nodes):
                 here, there = sides[source], sides[target]
@@ -155,6 +176,7 @@ class Network:
 
     def mute(self, node: int, until_ns: int) -> None:
         """Let nothing through from and to a node for a while."""
+        self._disturbed = True
         self.muted_until_ns[node] = until_ns
 
     def heal(self) -> None:
@@ -162,6 +184,7 @@ class Network:
         for row in self.cut:
             row[:] = [False] * self.n_nodes
         self.muted_until_ns = [0] * self.n_nodes
+        self._disturbed = False
         held, self._held = self._held, []
         for each in held:
             self.send(*each)

@@ -31,6 +31,7 @@ from node.consensus.messages import (
     Committed,
     Input,
     Proposal,
+    Timer,
     TransactionsWaiting,
     Vote,
 )
@@ -41,6 +42,8 @@ from node.wal import Wal
 MAX_DECISIONS = 16  # served at a time, with their bodies
 ASK_AGAIN_MS = 200
 FETCH_AGAIN_MS = (60, 160)
+FETCH_LATER_MS = (400, 800)
+FETCH_QUICKLY = 8  # times
 Parcel = tuple[Proposal | Vote | Certified | None, bool]  # as decoded, and whether it is genuine
 
 
@@ -134,6 +137,8 @@ class SignerProcess:
         self.on_start: list[Callable[[], None]] = []
         self.name = f"signer-{validator}"
         self._links = (Link(world), Link(world))
+        self._life = 1
+        self._silenced = 0  # the last life whose answers do not arrive any more
 
     def start(self) -> None:
         """Start, unless it runs, and tell the node."""
@@ -177,10 +182,17 @@ class SignerProcess:
             world.seen[f"signer refuses, {refusal.reason.value}"] += 1
             if world.trace is not None:
                 world.say(self.name, f"refuses {told(message)}: {refusal}")
-            self._links[1].send(answer, life, message, None)
+            self._answer(answer, life, message, None)
             return
         self._checks.signed(self._validator, message)
-        self._links[1].send(answer, life, message, signature)
+        self._answer(answer, life, message, signature)
+
+    def _answer(self, answer: Callable[..., None], *content: Any) -> None:
+        self._links[1].send(self._deliver, self._life, answer, content)
+
+    def _deliver(self, life: int, answer: Callable[..., None], content: tuple[Any, ...]) -> None:
+        if life > self._silenced:
+            answer(*content)
 
     def _died(self, power: bool) -> None:
         world = self._world
@@ -189,6 +201,9 @@ class SignerProcess:
             world.say(self.name, "loses power" if power else "is killed")
         self.up = False
         self._signer = None
+        if world.rng.random() < 0.5:  # what it had said and was still on its way is lost
+            self._silenced = self._life
+        self._life += 1
         self.disk.on_operation = None
         if power:
             self.disk = self.disk.crash(world.rng)
@@ -231,6 +246,16 @@ class WatchedWal(Wal):
         super().begin_height(height)
         if self._opened().size_bytes < before:
             self.seen["log cut"] += 1
+
+
+class WatchedAgreement(Agreement):
+    """The real driver; it tells when a timer was set, so that its deadlines are asked seldom."""
+
+    timers_set = True
+
+    def _set_timer(self, timer: Timer, delay_ms: int) -> None:
+        self.timers_set = True
+        super()._set_timer(timer, delay_ms)
 
 
 class SimNode:
@@ -276,7 +301,7 @@ class SimNode:
         self.nodes_of: Sequence[Sequence[int]] = ()  # validator -> its places in the network
         self.life = 0  # grows with every start and every death
         self.up = False
-        self.agreement: Agreement | None = None
+        self.agreement: WatchedAgreement | None = None
         self.core: Core = Core(keys.validators, validator, timeouts)
         self.store: BlockStore | None = None
         self.sent: dict[tuple[int, int, int], Proposal | Vote] = {}  # of the latest height
@@ -312,7 +337,7 @@ class SimNode:
         wal = WatchedWal(self.disk, GENESIS_ID, keep_bytes=self._keep_bytes)
         wal.seen = self._world.seen
         self.core = core
-        self.agreement = Agreement(core, wal, self)
+        self.agreement = WatchedAgreement(core, wal, self)
         try:
             self.agreement.start(store.height, self._clock.read(self._world.now_ns))
         except NodeError as error:
@@ -363,7 +388,8 @@ class SimNode:
             if self.honest:
                 self.checks.stepped(self)
             agreement = self.agreement
-            if agreement is not None:
+            if agreement is not None and agreement.timers_set:
+                agreement.timers_set = False
                 deadline = agreement.deadline_ns()
                 if deadline is not None:
                     wake = self._clock.when(deadline)
@@ -382,6 +408,8 @@ class SimNode:
     def _wake(self, life: int, wake_ns: int) -> None:
         if self.life == life and self._wake_ns == wake_ns:
             self._wake_ns = None
+            assert self.agreement is not None
+            self.agreement.timers_set = True  # one less
             if self._world.trace is not None:
                 self._world.say(self.name, f"wakes at {self.core.height}/{self.core.round}")
             self._step(self._elapse)
@@ -544,8 +572,8 @@ class SimNode:
                 self._network.send(self.index, target, "want", value)
         if attempt:
             self._world.seen["body fetched again"] += 1
-        again = min(attempt + 1, 16)
-        self._later(self._world.ms(*FETCH_AGAIN_MS), self._fetch_again, height, value, again)
+        again_ms = FETCH_AGAIN_MS if attempt < FETCH_QUICKLY else FETCH_LATER_MS
+        self._later(self._world.ms(*again_ms), self._fetch_again, height, value, attempt + 1)
 
     def persist_body(self, height: int, value: bytes) -> None:
         assert self.store is not None

@@ -24,7 +24,7 @@ from sim_scenario import Scenario
 from sim_world import NS_PER_MS, NS_PER_S, Keys, World
 
 GAIN = 10  # heights that every honest node must gain once everything is well
-STORM_STEPS = 3500  # most events of the safety phase
+STORM_STEPS = (1800, 120)  # most events of the safety phase, and for each validator
 STORM_HEIGHTS = 40  # and most heights, from when on it has nothing new to tell
 LIVELY_STEPS = 400_000  # most events after it: far more than are ever needed
 SLACK_MS = 250  # of delays and clocks, see Bounds
@@ -231,7 +231,7 @@ class Run:
             world.at(fault.at_ns, getattr(self, fault.kind), *fault.arguments)
         last_fault_ns = scenario.faults[-1].at_ns if scenario.faults else 0
         length_ns = max(scenario.length_ns, last_fault_ns)
-        steps = STORM_STEPS * scenario.n // 4
+        steps = STORM_STEPS[0] + STORM_STEPS[1] * scenario.n
         decisions = self.checks.decisions
         world.run(length_ns, steps, lambda: len(decisions) >= STORM_HEIGHTS)
 

@@ -20,7 +20,7 @@ TREACHEROUS = tuple(weather for weather in STORMS if weather.treacherous)
 HASTY = Timeouts(
     propose_ms=500, propose_step_ms=200, vote_ms=150, vote_step_ms=100, resend_ms=500, pace_ms=50
 )
-SIZES = (4, 4, 4, 4, 4, 7, 7, 10)
+SIZES = (4, 4, 4, 4, 4, 4, 4, 7, 7, 10)
 UNEQUAL = (
     *((30, 29, 28, 13), (1, 1, 2, 2), (3, 2, 2, 2)),  # the last two: exactly two thirds can vote
     *((5, 1, 1, 1, 1, 1, 1), (3, 1, 1, 1, 1, 1, 1)),
