@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sim_blocks import BODIES, durable_in_file
+from sim_disk import SimDisk
 from sim_world import Keys, World, short, told
 
 from node.agreement import EARLY_ROUNDS, MAX_EARLY_CERTIFICATES
@@ -18,6 +19,7 @@ from node.consensus import wire
 from node.consensus.effects import Commit, ReportMisbehaviour
 from node.consensus.messages import Certificate, Input, Proposal, TimerKind, Vote, VoteType
 from node.consensus.votes import FAR_ROUNDS, PROPOSALS
+from node.signer import STATE_NAME, Refusal, SigningRefused
 
 if TYPE_CHECKING:
     from sim_node import SimNode
@@ -50,6 +52,7 @@ class Checks:
         self.on_decision: Callable[[SimNode], None] | None = None
         self._signed: dict[_Slot, _Said] = {}
         liars = frozenset(range(len(powers))) - honest
+        self._forgiven: frozenset[int] = frozenset()
         self._lying_power = sum(powers[each] for each in liars)
         self._prevotes: dict[tuple[int, int, bytes | None], int] = {}  # power of the honest
         self._locks: dict[int, tuple[int, int, bytes]] = {}  # validator -> its last precommit
@@ -58,6 +61,11 @@ class Checks:
         self.most_rounds: Callable[[int], int] | None = None  # height -> round, once all is well
         self.highest_round = -1  # since then
         self.spare_rounds = 1_000_000  # the least distance to the bound since then
+
+    def forgive(self, validators: Sequence[int]) -> None:
+        """These lose their logs: they may vote against their locks, but never twice."""
+        self._forgiven = frozenset(validators)
+        self._lying_power += sum(self._powers[each] for each in validators)
 
     # -- signatures ------------------------------------------------------------------------------
 
@@ -68,12 +76,26 @@ class Checks:
         before = self._signed.get(slot)
         if before is None:
             self._signed[slot] = said
-            self._justified(validator, message)
+            if validator not in self._forgiven:
+                self._justified(validator, message)
         elif before != said:
             raise Violation(
                 f"validator {validator} signs {told(message)} and signed {short(before[0])} "
                 f"(valid round {before[1]}) before"
             )
+
+    def released(self, validator: int, message: Proposal | Vote, state: SimDisk, by: bytes) -> None:
+        """A signature leaves its signer: what it is for must be where no crash can take it."""
+        self.signed(validator, message)
+        if not durable_in_file(state, STATE_NAME, by):
+            raise Violation(f"signer-{validator} lets {told(message)} go before it is durable")
+
+    def refused(self, validator: int, message: Proposal | Vote, refusal: SigningRefused) -> None:
+        """A signer refuses: only one that has no state does so, or a vote would be missing for
+        good, and with as many liars as there may be nobody could go on.
+        """
+        if refusal.reason is not Refusal.SILENT and validator not in self._forgiven:
+            raise Violation(f"validator {validator} cannot sign {told(message)}: {refusal}")
 
     def _justified(self, validator: int, message: Proposal | Vote) -> None:
         """What an honest validator signs must follow from what could have been said before.
@@ -119,7 +141,9 @@ class Checks:
             if height < message.height:
                 node.sent.clear()
         node.sent[slot] = message
-        if not durable_in_file(node.disk, WAL, wire.encode(message)):
+        logged = durable_in_file(node.disk, WAL, wire.encode(message))
+        # who lost its log can learn from others what it has said, and says it again
+        if not logged and node.validator not in self._forgiven:
             raise Violation(f"{node.name} sends {told(message)} before it is in the log, durably")
         seen = self._world.seen
         if isinstance(message, Proposal):
@@ -208,6 +232,8 @@ class Checks:
         }
         if any(height > store.height + 1 for height, _, _ in node.sent):
             raise Violation(f"{node.name} lost a decision that it had built upon")
+        if node.validator in self._forgiven:
+            return
         for slot, message in node.sent.items():
             if message.height != store.height + 1:
                 continue
@@ -254,7 +280,7 @@ class Checks:
             self._world.seen["locked"] += 1
         elif before[1] == core.locked_round and before[2] == core.locked_value:
             return
-        elif before[1] > core.locked_round:
+        elif before[1] > core.locked_round and node.validator not in self._forgiven:
             raise Violation(f"{node.name} at {core.height}/{core.round} unlocked {before[1]}")
         elif before[2] != core.locked_value:
             self._world.seen["locked on another"] += 1

@@ -180,11 +180,12 @@ class SignerProcess:
             return
         except SigningRefused as refusal:
             world.seen[f"signer refuses, {refusal.reason.value}"] += 1
+            self._checks.refused(self._validator, message, refusal)
             if world.trace is not None:
                 world.say(self.name, f"refuses {told(message)}: {refusal}")
             self._answer(answer, life, message, None)
             return
-        self._checks.signed(self._validator, message)
+        self._checks.released(self._validator, message, self.disk, signature)
         self._answer(answer, life, message, signature)
 
     def _answer(self, answer: Callable[..., None], *content: Any) -> None:
@@ -295,7 +296,7 @@ class SimNode:
         if validator is not None:
             if honest:
                 self.signer = SignerProcess(world, keys, checks, validator)
-                self.signer.on_start.append(self._ask_signer_again)
+                self.signer.on_start.append(self._ask_signer)
             else:
                 self.signer = DoubleSigner(world, keys, validator)
         self.nodes_of: Sequence[Sequence[int]] = ()  # validator -> its places in the network
@@ -591,28 +592,28 @@ class SimNode:
         self._tell(BodyDurable(height, value))
 
     def sign(self, message: Proposal | Vote) -> None:
-        assert self.signer is not None
+        """Ask the signer, for one thing after the other: it goes forward only, and could not give
+        an answer again that got lost if it had signed more since.
+        """
         self._signing[slot(message)] = message
-        self._ask_signer(message)
+        if len(self._signing) == 1:
+            self._ask_signer()
 
-    def _ask_signer(self, message: Proposal | Vote) -> None:
-        assert self.signer is not None
-        self.signer.ask(message, self._signer_answers, self.life)
-
-    def _ask_signer_again(self) -> None:
-        if not self.up:
-            return
-        for key, message in list(self._signing.items()):
-            if message.height == self.core.height:
-                self._ask_signer(message)
-            else:
-                del self._signing[key]
+    def _ask_signer(self) -> None:
+        """Ask for what has waited longest; also when the signer was restarted."""
+        if self.up and self._signing:
+            assert self.signer is not None
+            message = next(iter(self._signing.values()))
+            self.signer.ask(message, self._signer_answers, self.life)
 
     def _signer_answers(self, life: int, message: Proposal | Vote, signature: bytes | None) -> None:
         if life != self.life or self._signing.pop(slot(message), None) is None:
             return
+        more = bool(self._signing)
         if signature is not None:
             self._step(self._signed, message, signature)
+        if more and life == self.life:
+            self._ask_signer()
 
     def _signed(self, message: Proposal | Vote, signature: bytes) -> None:
         assert self.agreement is not None

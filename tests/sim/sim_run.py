@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import sim_scenario
-from sim_checks import Checks, Violation
+from sim_checks import WAL, Checks, Violation
 from sim_disk import SimDisk
 from sim_liars import Liar
 from sim_network import CALM, Network, Weather
@@ -55,7 +55,7 @@ class Bounds:
     def __init__(self, scenario: Scenario, keys: Keys, checks: Checks) -> None:
         self._scenario = scenario
         self._proposer = keys.validators.proposer
-        self._slow = frozenset(scenario.forgetful)
+        self._slow = frozenset((*scenario.forgetful, *scenario.unlogged))
         self._checks = checks
         self._reached: dict[int, int] = {}  # height -> highest round at the healing
         self._most: dict[int, int] = {}
@@ -129,6 +129,7 @@ class Run:
         self.post = Post(self.keys)
         self.network = Network(world, scenario.n_nodes)
         self.checks = Checks(world, self.keys, scenario.powers, honest)
+        self.checks.forgive(scenario.unlogged)
         self.bounds = Bounds(scenario, self.keys, self.checks)
         self.network.weather = scenario.weather
         self.checks.on_decision = self._decided
@@ -353,6 +354,18 @@ class Run:
                 self.world.seen["signer lost its state"] += 1
                 node.signer.stop(False)
                 node.signer.disk = SimDisk()
+
+    def lose_log(self, validator: int) -> None:
+        """A node's machine is set up again from a backup, in which the log is not: what it has
+        signed keeps it from signing something else, but its locks are gone.
+        """
+        for node in self._nodes_of(validator):
+            self.world.seen["log lost"] += 1
+            node.stop(True)
+            if WAL in node.disk.names():
+                node.disk.remove(WAL)
+                node.disk.sync_directory()
+            node.sent.clear()
 
     def _nodes_of(self, validator: int) -> list[SimNode]:
         if self._healed:

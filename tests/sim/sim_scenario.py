@@ -1,8 +1,9 @@
 """A seed's story: who takes part, who lies and how, what breaks and when.
 
 Everything is drawn from the world's generator before anything happens, so that a run can be shown
-at its head. The power of liars is below a third; validators whose signer forgot its state (a backup
-was put back) count against the same bound, because they are silent for some heights.
+at its head. The power of liars is below a third; against the same bound count validators whose
+signer forgot its state (a backup was put back), because they are silent for some heights, and those
+whose log was lost, because they forgot what they were locked on.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Scenario:
     )  # validator -> side of each node
     liars: dict[int, list[Tactic]] = field(default_factory=dict)
     forgetful: tuple[int, ...] = ()  # their signer loses its state
+    unlogged: tuple[int, ...] = ()  # their node loses its log, and with it its locks
     followers: int = 0  # they always ask when they are behind, for they have no votes to show it
     asks_when_behind: bool = False  # so do validators
     liars_go_on: bool = True  # after the healing
@@ -78,7 +80,8 @@ class Scenario:
         liars = {each: [str(tactic) for tactic in how] for each, how in self.liars.items()}
         return (
             f"{self.n} validators, powers {self.powers}, twins {sorted(self.twins)}, "
-            f"liars {liars}, forgetful {self.forgetful}, followers {self.followers}, "
+            f"liars {liars}, forgetful {self.forgetful}, unlogged {self.unlogged}, "
+            f"followers {self.followers}, "
             f"weather {self.weather.name}, {len(self.faults)} faults in "
             f"{self.length_ns / NS_PER_S:.1f} s"
         )
@@ -107,11 +110,13 @@ def draw(rng: Random) -> Scenario:
         scenario.weather = rng.choice(TREACHEROUS)
         scenario.start_most_ms = 0
         scenario.length_ns *= 3
-    if scenario.forgetful:  # a node without a signature has nothing to show that it is behind
+    if (
+        scenario.forgetful or scenario.unlogged
+    ):  # a node without a signature has nothing to show that it is behind
         scenario.asks_when_behind = True
     if rng.random() < 0.15:
         scenario.followers = 1
-    if not plot or rng.random() < 0.3:
+    if not plot or scenario.forgetful or scenario.unlogged or rng.random() < 0.3:
         _draw_faults(rng, scenario)
     return scenario
 
@@ -141,6 +146,7 @@ def _draw_liars(rng: Random, scenario: Scenario, plot: bool) -> None:
     rng.shuffle(order)
     keenness = 1.0 if plot else rng.choice((0.0, 0.9, 1.0, 1.0, 1.0))
     forgetful: list[int] = []
+    unlogged: list[int] = []
     for validator in order:
         if 3 * (bad + powers[validator]) >= total or rng.random() >= keenness:
             continue
@@ -148,11 +154,12 @@ def _draw_liars(rng: Random, scenario: Scenario, plot: bool) -> None:
         luck = rng.random()
         if luck < 0.35:
             scenario.twins[validator] = ()
-        elif luck < 0.92:
+        elif luck < 0.86:
             scenario.liars[validator] = draw_plot(rng) if plot else draw_tactics(rng)
         else:
-            forgetful.append(validator)
+            (forgetful if luck < 0.93 else unlogged).append(validator)
     scenario.forgetful = tuple(sorted(forgetful))
+    scenario.unlogged = tuple(sorted(unlogged))
     n_places = scenario.n_nodes
     for validator in scenario.twins:  # for each of the two: which nodes it knows
         if rng.random() < 0.7:
@@ -198,4 +205,6 @@ def _draw_faults(rng: Random, scenario: Scenario) -> None:
         faults.append(Fault(at(), "lose_all_power"))
     for node in scenario.forgetful:
         faults.append(Fault(at(), "lose_signer_state", (node,)))
+    for node in scenario.unlogged * 3:
+        faults.append(Fault(at(), "lose_log", (node,)))
     faults.sort(key=lambda fault: fault.at_ns)

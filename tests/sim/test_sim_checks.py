@@ -262,6 +262,25 @@ def log_that_loses_own_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checks, "started", lambda *_: None)
 
 
+def signer_that_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Signer, "_store", lambda self, state: setattr(self, "state", state))
+
+
+def nodes_that_ask_for_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signer that dies with two answers under way can give the second again, not the first."""
+
+    def sign(self: SimNode, message: Any) -> None:
+        self._signing[sim_node.slot(message)] = message
+        self.signer.ask(message, self._signer_answers, self.life)  # type: ignore[union-attr]
+
+    def ask_again(self: SimNode) -> None:
+        for message in self._signing.values():
+            self.signer.ask(message, self._signer_answers, self.life)  # type: ignore[union-attr]
+
+    monkeypatch.setattr(SimNode, "sign", sign)
+    monkeypatch.setattr(SimNode, "_ask_signer", ask_again)
+
+
 def body_that_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     def told_too_early(self: SimNode, height: int, value: bytes) -> None:
         self._tell(BodyDurable(height, value))
@@ -297,6 +316,9 @@ def a_node_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Core, "_lock", stumble)
 
 
+FORGED = "without a certificate|not signed|there was no polka|against an honest one"
+
+
 @pytest.mark.parametrize(
     ("break_it", "said", "seeds"),
     [
@@ -304,10 +326,12 @@ def a_node_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         (log_that_does_not_sync, "before it is in the log, durably", 3),
         (log_that_forgets, "has forgotten that it sent|is locked in", 30),
         (signer_that_forgets, "and signed", 60),
+        (signer_that_writes_nothing, "before it is durable", 3),
+        (nodes_that_ask_for_all_at_once, "cannot sign", 400),
         (body_that_is_not_durable, "whose body is not durable", 3),
         (half_is_a_quorum, "without a certificate|there was no polka|others decided", 30),
         (no_lock, "locked on|others decided", 60),
-        (signatures_are_not_checked, "without a certificate|not signed|there was no polka", 60),
+        (signatures_are_not_checked, FORGED, 60),
         (no_timeout_for_precommits, "nobody honest has gained a height", 10),
         (nothing_is_said_again, "nobody honest has gained a height", 10),
         (a_node_that_raises, "ZeroDivisionError at .*: on purpose", 3),
