@@ -36,13 +36,12 @@ from node.errors import NodeError
 from node.mempool import Mempool
 from node.notify import Publisher
 from node.settings import NodeSettings
-from node.sign_link import Identity, Refused, Signed, decode_reply, encode_request
+from node.sign_link import Identity, Refused, Signed, decode_reply
+from node.sign_queue import SignQueue, kind_of
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore
 from node.wal import Wal
 from pipeline.metrics import Kind, Metric, MetricWriter
-
-_Slot = tuple[int, int, str]
 
 MS_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 
@@ -84,7 +83,6 @@ class NodeHost:
         self._store = store
         self._mempool = mempool
         self._publisher = publisher
-        self._ask_signer = ask_signer
         self._metrics = metrics
         self._log = log
         self._validators = settings.genesis.validators
@@ -100,7 +98,7 @@ class NodeHost:
         self._agreement: Agreement | None = None
         self._me = 0
         self._awaiting = 0  # the height for which transactions are awaited, 0 for none
-        self._unsigned: dict[_Slot, tuple[Proposal | Vote, int]] = {}  # -> message, since when
+        self._unsigned = SignQueue(ask_signer)
         self._body_ms = metrics["body_ms"]
         self._sign_ms = metrics["sign_ms"]
         self._commit_ms = metrics["commit_ms"]
@@ -141,32 +139,24 @@ class NodeHost:
                 if self._agreement is None:
                     self._begin(validator)
                 else:  # it was restarted
-                    for message, _ in self._unsigned.values():
-                        self._ask_signer(encode_request(message))
+                    self._unsigned.restart()
             case Signed(message):
-                since_ns = self._answered(msgspec.structs.replace(message, signature=b""))
+                since_ns = self._unsigned.answered(msgspec.structs.replace(message, signature=b""))
                 if since_ns is not None and self._agreement is not None:
                     now_ns = time.monotonic_ns()
                     self._metrics.observe(self._sign_ms, (now_ns - since_ns) // NS_PER_MS)
                     self._agreement.signed(message, now_ns)
             case Refused(message, reason):
-                if self._answered(message) is not None:
+                if self._unsigned.answered(message) is not None:
                     self._metrics.add(self._metrics["signatures_refused"], 1)
                     self._log.warning(
                         "signature_refused",
                         height=message.height,
                         round=message.round,
-                        kind=_kind(message),
+                        kind=kind_of(message),
                         reason=reason,
                     )
-
-    def _answered(self, message: Proposal | Vote) -> int | None:
-        """Since when exactly this was asked for; None if it was asked by a predecessor only."""
-        asked = self._unsigned.get(_slot(message))
-        if asked is None or asked[0] != message:
-            return None
-        del self._unsigned[_slot(message)]
-        return asked[1]
+        self._unsigned.ask()
 
     def _begin(self, validator: int) -> None:
         settings = self._settings
@@ -214,11 +204,8 @@ class NodeHost:
             self._log.warning("body_lost", height=height, block=value.hex())
 
     def sign(self, message: Proposal | Vote) -> None:
-        """Ask the signer; what it has not answered of older heights is of no use any more."""
-        for slot in [slot for slot in self._unsigned if slot[0] < message.height]:
-            del self._unsigned[slot]
-        self._unsigned[_slot(message)] = (message, time.monotonic_ns())
-        self._ask_signer(encode_request(message))
+        """Ask the signer, in its turn."""
+        self._unsigned.add(message, time.monotonic_ns())
 
     def broadcast(self, message: Proposal | Vote | Certified) -> None:
         """There are no peers yet."""
@@ -265,15 +252,6 @@ class NodeHost:
     def _tell(self, answer: BlockBuilt | BodyDurable | Committed) -> None:
         assert self._agreement is not None, "effects come from it"
         self._agreement.tell(answer, time.monotonic_ns())
-
-
-def _slot(message: Proposal | Vote) -> _Slot:
-    """What a validator says at most once: height, round, kind."""
-    return message.height, message.round, _kind(message)
-
-
-def _kind(message: Proposal | Vote) -> str:
-    return "proposal" if isinstance(message, Proposal) else message.type.name.lower()
 
 
 def _hex(frames: Iterable[bytes]) -> list[str]:
