@@ -16,7 +16,7 @@ and proof that more than a third of the power lies (`Host.halt`).
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from node.consensus.core import Core
 from node.consensus.effects import (
@@ -45,7 +45,9 @@ from node.consensus.messages import (
     VoteType,
 )
 from node.consensus.outstanding import Outstanding
-from node.wal import Wal
+
+if TYPE_CHECKING:
+    from node.wal import Wal
 
 NS_PER_MS = 1_000_000
 EARLY_ROUNDS = 2  # of the next height, from which messages are kept while this one is committed
@@ -237,7 +239,8 @@ class Agreement:
     # -- what comes before its time --------------------------------------------------------------
 
     def _keep_early(self, message: Proposal | Vote) -> None:
-        if message.round < EARLY_ROUNDS and message.validator < self.core.n_validators:
+        known = 0 <= message.validator < self.core.n_validators
+        if known and 0 <= message.round < EARLY_ROUNDS:
             kind = 0 if isinstance(message, Proposal) else int(message.type)
             self._early.setdefault((message.round, kind, message.validator), message)
 

@@ -16,7 +16,7 @@ from node.storage.blockfile import BlockFiles, BodyLocation
 from node.storage.chain import ChainStore
 from node.storage.errors import DAMAGED_REMEDY, StoreDamaged
 
-MAX_CANDIDATES = 16  # of one height, held in memory; older ones are read from disk again if need be
+MAX_CANDIDATES = 16  # of one height, held and pinned; older ones are read from disk again
 
 
 class Candidates:
@@ -65,7 +65,9 @@ class Candidates:
         self._mempool.pin(selection.txids)
         self._pinned[value] = selection.txids
         if len(self._blocks) >= MAX_CANDIDATES:
-            self._blocks.pop(next(iter(self._blocks)))
+            oldest = next(iter(self._blocks))
+            del self._blocks[oldest]
+            self._mempool.unpin(self._pinned.pop(oldest, ()))
         self._blocks[value] = block
         return value
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from node.consensus.validators import ValidatorSet
 from node.errors import NodeError
 from node.params import (
     ALLOCATIONS_PER_ID,
@@ -133,6 +134,12 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _check_hex(text: str, size: int, what: str) -> None:
     if len(text) != 2 * size or not re.fullmatch("[0-9a-f]*", text):
         raise ValueError(f"{what} must be {2 * size} lower-case hexadecimal digits")
+
+
+def validator_set(genesis: Genesis) -> ValidatorSet:
+    """Return the validators with their powers and keys, as agreement counts them."""
+    everybody = genesis.validators
+    return ValidatorSet([each.power for each in everybody], [each.key_bytes for each in everybody])
 
 
 def reward_at(genesis: Genesis, height: int) -> int:

@@ -28,11 +28,11 @@ from node.consensus.messages import (
     TransactionsWaiting,
     Vote,
 )
-from node.consensus.validators import ValidatorSet
 from node.consensus.wire import encode
 from node.datadir import ensure_directory
 from node.durable import Directory
 from node.errors import NodeError
+from node.genesis import validator_set
 from node.mempool import Mempool
 from node.notify import Publisher
 from node.settings import NodeSettings
@@ -162,10 +162,7 @@ class NodeHost:
         settings = self._settings
         self._me = validator
         core = Core(
-            ValidatorSet(
-                [each.power for each in self._validators],
-                [each.key_bytes for each in self._validators],
-            ),
+            validator_set(settings.genesis),
             validator,
             Timeouts(pace_ms=settings.pace_ms, empty_pace_ms=settings.empty_pace_ms),
         )

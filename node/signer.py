@@ -20,15 +20,17 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from node.consensus.messages import Proposal, Vote, VoteType
 from node.consensus.signed_bytes import signed_bytes
-from node.durable import Files
 from node.errors import NodeError
 from node.params import KEY_BYTES, SALT_BYTES, SIGNATURE_BYTES, SIGNED_MESSAGE_BYTES
+
+if TYPE_CHECKING:  # whose operations they are; the signer itself performs none
+    from node.durable import Files
 
 STATE_NAME: Final = "signer.state"
 NEW_NAME: Final = "signer.state.new"

@@ -27,14 +27,16 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from node.consensus.messages import Input
 from node.consensus.wire import MAX_MESSAGE_BYTES, WireError, decode, encode
-from node.durable import AppendFile, Files
 from node.errors import NodeError
 from node.params import ID_BYTES
 from node.storage.errors import DAMAGED_REMEDY
+
+if TYPE_CHECKING:  # whose operations they are; the log itself performs none
+    from node.durable import AppendFile, Files
 
 FILE = "wal.log"
 NEW_FILE = "wal.new"

@@ -28,6 +28,7 @@ PURE = [
     "pipeline.topology",
     "node.address",
     "node.admission",
+    "node.agreement",
     "node.block",
     "node.consensus.*",
     "node.fee_order",
@@ -39,9 +40,13 @@ PURE = [
     "node.params",
     "node.policy",
     "node.pool",
+    "node.sign_link",
+    "node.sign_queue",
+    "node.signer",
     "node.transaction",
     "node.verdict",
     "node.verification.columns",
+    "node.wal",
 ]
 PERFORMING = {
     *("asyncio", "mmap", "multiprocess", "multiprocessing", "os", "random", "rocksdict", "secrets"),

@@ -24,12 +24,11 @@ from node.commands.resume import decides_without
 from node.config import Config
 from node.consensus.certificate import CertificateError, check_certificate, check_signatures
 from node.consensus.messages import Certificate, Certified, VoteType
-from node.consensus.validators import ValidatorSet
 from node.consensus.wire import WireError, decode
 from node.datadir import Layout
 from node.durable import Directory
 from node.errors import CheckFailed, DatadirError
-from node.genesis import Genesis, genesis_id, read_allocations, salt_of
+from node.genesis import Genesis, genesis_id, read_allocations, salt_of, validator_set
 from node.ledger import BlockInvalid, replay
 from node.settings import NodeSettings, resolve
 from node.signer import SignerState, read_state
@@ -220,10 +219,7 @@ def check_certificates(where: Layout, genesis: Genesis, store: ChainStore) -> in
     StoreDamaged for the first block whose certificate is missing or proves nothing.
     """
     salt = salt_of(genesis_id(genesis))
-    validators = ValidatorSet(
-        [validator.power for validator in genesis.validators],
-        [validator.key_bytes for validator in genesis.validators],
-    )
+    validators = validator_set(genesis)
     backend = NaclBackend()
 
     def verify(key: bytes, message: bytes, signature: bytes) -> bool:

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from node import datadir
 from node.commands.loading import load
-from node.consensus.validators import ValidatorSet
 from node.consensus.wire import MAX_HEIGHT
 from node.datadir import Layout
 from node.durable import Directory
 from node.errors import DatadirError, UsageError
-from node.genesis import Genesis
+from node.genesis import Genesis, validator_set
 from node.keys import hold_key_file, validator_index
 from node.settings import NodeSettings
 from node.signer import STATE_NAME, closed_up_to, read_state, write_state
@@ -83,7 +82,7 @@ def resume(where: Layout, from_height: int | None, *, confirmed: bool) -> None:
 
 def decides_without(genesis: Genesis, validator: int) -> bool:
     """Whether the others have a quorum without this validator."""
-    validators = ValidatorSet([each.power for each in genesis.validators])
+    validators = validator_set(genesis)
     return validators.quorum(validators.total - validators.power(validator))
 
 

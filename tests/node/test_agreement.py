@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 from sim_disk import SimDisk
 
-from node.agreement import MAX_EARLY_CERTIFICATES, NS_PER_MS, Agreement
+from node.agreement import EARLY_ROUNDS, MAX_EARLY_CERTIFICATES, NS_PER_MS, Agreement
 from node.consensus.certificate import make_certificate
 from node.consensus.core import Core, Timeouts
 from node.consensus.effects import Commit, Halt, ReportMisbehaviour
@@ -255,6 +255,13 @@ def test_what_comes_before_its_height_is_told_and_logged_with_it() -> None:
     node.agreement._wal.sync()
     again = Node([1, 1, 1, 1], 0, node.disk.crash(random.Random(1)), height=1)
     assert again.core.round == 0
+
+
+def test_what_comes_early_from_nobody_or_no_round_is_not_kept() -> None:
+    node = Node([1, 1, 1, 1], 0)
+    for validator, round_ in ((-1, 0), (4, 0), (2, -1), (2, EARLY_ROUNDS)):
+        node.tell(vote(VoteType.PREVOTE, validator, None, height=2, round_=round_))
+    assert node.agreement._early == {}
 
 
 def decide_by_certificate(node: Node, height: int) -> None:

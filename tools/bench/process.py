@@ -37,15 +37,19 @@ def pss_bytes(pids: Iterable[int]) -> int:
     total = 0
     for pid in pids:
         try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except PermissionError:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
-            continue
+            total += _pss_bytes(Path(f"/proc/{pid}"))
         except (FileNotFoundError, ProcessLookupError):
             raise ProcessLookupError(f"no process {pid}") from None
-        lines = [line.split() for line in text.splitlines()]
-        total += sum(int(words[1]) for words in lines if words[0] == "Pss:") * 1024
     return total
+
+
+def _pss_bytes(process: Path) -> int:
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except PermissionError:
+        return int((process / "statm").read_text().split()[1]) * mmap.PAGESIZE
+    fields = map(str.split, lines)
+    return sum(int(words[1]) for words in fields if words[0] == "Pss:") * 1024
 
 
 def descendants(pid: int) -> list[int]:
