@@ -34,9 +34,18 @@ Endpoint = Annotated[
 ]
 """A ZeroMQ endpoint, tcp://ADDRESS:PORT; the port's range is checked by ``port_of``."""
 
+PeerAddress = Annotated[
+    str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$", max_length=300)
+]
+"""Where a node listens for others, ADDRESS:PORT; the port's range is checked by ``port_of``."""
+
+OptionalPeerAddress = Annotated[
+    str, Meta(pattern=r"^((\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$", max_length=300)
+]
+
 
 class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses that clients connect to."""
+    """Addresses that clients connect to, and the other nodes."""
 
     listen: Annotated[
         Endpoint,
@@ -49,6 +58,38 @@ class NetworkSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Endpoint,
         Meta(description="Where new blocks are announced (ZeroMQ PUB), once they are final."),
     ]
+    peer_listen: Annotated[
+        OptionalPeerAddress,
+        Meta(
+            description='Where other nodes connect to this one (TCP), as "0.0.0.0:24104"; nobody '
+            "can if it is empty."
+        ),
+    ] = ""
+    peers: Annotated[
+        tuple[PeerAddress, ...],
+        Meta(
+            max_length=200,
+            description="Nodes to stay connected with, whatever happens: those of the other "
+            "validators, on a validator.",
+        ),
+    ] = ()
+    max_inbound: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="Nodes that may have connected to this one at once. Those in peers and "
+            "proven validators always find a place.",
+        ),
+    ] = 64
+    max_outbound: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000,
+            description="Nodes that this one looks for by itself, beside those in peers.",
+        ),
+    ] = 8
 
 
 class VerifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,7 +276,7 @@ def keys() -> Iterator[tuple[str, str]]:
 
 
 def port_of(endpoint: str) -> int:
-    """The port of a tcp:// endpoint."""
+    """The port of a tcp:// endpoint or of a peer's address."""
     return int(endpoint.rpartition(":")[2])
 
 
@@ -337,8 +378,17 @@ def _check_value(section: str, key: str, value: object, path: str) -> None:
         msgspec.convert(value, _TYPES[section][key], strict=True)
     except msgspec.ValidationError:
         raise _wrong_value(section, key, value, path) from None
-    if section == "network" and not 1 <= port_of(str(value)) <= 65_535:
+    if section == "network" and not all(
+        1 <= port_of(address) <= 65_535 for address in _addresses(value)
+    ):
         raise _wrong_value(section, key, value, path)
+
+
+def _addresses(value: object) -> list[str]:
+    """The addresses in a value of section [network]."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return [str(each) for each in value] if isinstance(value, list) else []
 
 
 def _wrong_value(section: str, key: str, value: object, path: str) -> ConfigError:
@@ -361,6 +411,12 @@ def _check_together(config: Config, path: str) -> None:
             f"pace_ms = {config.block.pace_ms} in section [block] of {path} is longer than "
             f"empty_pace_s = {config.block.empty_pace_s}",
             "make pace_ms smaller or empty_pace_s greater",
+        )
+    peers = config.network.peers
+    if len(set(peers)) != len(peers):
+        raise ConfigError(
+            f"peers in section [network] of {path} names a node twice",
+            "remove the repetition",
         )
     fuse = config.pipeline.fuse
     if len(set(fuse)) != len(fuse) or len(fuse) == 1:
@@ -386,6 +442,10 @@ def _expected(section: str, key: str) -> str:
         return f"an integer from {_meta(section, key, 'ge'):_} to {_meta(section, key, 'le'):_}"
     if get_origin(bare) is Literal:
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(bare))
+    if key == "peers":
+        return 'a list of "ADDRESS:PORT", each with a port from 1 to 65535'
+    if key == "peer_listen":
+        return '"ADDRESS:PORT" with a port from 1 to 65535, or ""'
     if get_origin(bare) is tuple:
         choices = get_args(get_args(bare)[0])
         return "a list of any of " + ", ".join(f'"{choice}"' for choice in choices)

@@ -28,7 +28,7 @@ FORMAT_VERSION: Final = 1
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024
 """Below this a node does not start: about ten seconds of blocks at full load."""
 
-_MAY_BE_MISSING: Final = ("wal", "signer")
+_MAY_BE_MISSING: Final = ("wal", "signer", "network")
 """Backups leave them out; whoever writes there makes them anew."""
 
 _MAX_MARKER_BYTES: Final = 256
@@ -89,6 +89,11 @@ class Layout:
         return self.root / "signer"
 
     @property
+    def network(self) -> Path:
+        """What the node knows of others: addresses, bans, its own name among them."""
+        return self.root / "network"
+
+    @property
     def mempool(self) -> Path:
         return self.root / "mempool.dat"
 
@@ -146,7 +151,7 @@ def create(where: Layout) -> None:
         root.chmod(0o700)
         write_new(where.unfinished, b"timed init did not finish here\n")
         check_space(root)
-        for directory in (where.blocks, where.wal, where.signer, where.run):
+        for directory in (where.blocks, where.wal, where.signer, where.network, where.run):
             directory.mkdir(mode=0o700)
     except OSError as error:
         raise from_os_error(error, str(root)) or error from None
@@ -247,6 +252,7 @@ def check_writable(where: Layout) -> None:
             where.blocks,
             where.wal,
             where.signer,
+            where.network,
             where.run,
         ):
             if directory.name in _MAY_BE_MISSING and not directory.exists():
@@ -351,7 +357,7 @@ def _check_owner(root: Path) -> None:
 
 def _check_kinds(where: Layout, names: list[str]) -> None:
     """Directories are directories and files are files: links are not followed."""
-    there = [path for path in (where.wal, where.signer) if path.name in names]
+    there = [where.root / name for name in _MAY_BE_MISSING if name in names]
     for path in (where.store, where.blocks, where.run, *there):
         if not stat.S_ISDIR(path.lstat().st_mode):
             raise DatadirError(f"{path} is not a directory", "put the directory itself there")

@@ -3,10 +3,10 @@
 The write-ahead log and the signer write through `Files`; `Directory` is the real one, the
 simulator brings its own. Two promises are all that a disk gives: the content of a file is durable
 after `sync` of it, and a name that was created, renamed or removed is so after `sync_directory`.
-Neither implies the other. It owns no data, only the descriptors of the `AppendFile`s it gave out.
+Neither implies the other. It owns no data, only the descriptors of the open files it gave out.
 
 A failed system call is raised as a StoreError that names the path and the remedy. After a failed
-write or sync an `AppendFile` refuses all further work: what the disk then holds is known only after
+write or sync an open file refuses all further work: what the disk then holds is known only after
 reading it again.
 """
 
@@ -44,6 +44,21 @@ class AppendFile(Protocol):
         """Give the descriptor back; what was not synced may or may not become durable."""
 
 
+class FixedFile(Protocol):
+    """A file that keeps its size, written in place; to be closed before its name is replaced."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Replace the bytes from an offset on; durable after `sync`, and until then a power cut
+        may leave any part of them.
+        """
+
+    def sync(self) -> None:
+        """Make everything written durable."""
+
+    def close(self) -> None:
+        """Give the descriptor back; what was not synced may or may not become durable."""
+
+
 class Files(Protocol):
     """The plain files in one directory.
 
@@ -62,6 +77,9 @@ class Files(Protocol):
 
     def append_to(self, name: str) -> AppendFile:
         """Open a file for appending; it is created (0600) if missing."""
+
+    def update(self, name: str) -> FixedFile:
+        """Open a file for writing in place."""
 
     def write(self, name: str, data: bytes) -> None:
         """Create a file (0600) or replace its content, in place and not durably."""
@@ -120,6 +138,12 @@ class Directory:
         path = self._at(name)
         fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "open")
         return _AppendFile(path, fd, os.fstat(fd).st_size)
+
+    def update(self, name: str) -> FixedFile:
+        """Open a file for writing in place."""
+        path = self._at(name)
+        fd = _open(path, os.O_WRONLY, "open")
+        return _FixedFile(path, fd, os.fstat(fd).st_size)
 
     def write(self, name: str, data: bytes) -> None:
         """Create a file (0600) or replace its content, in place and not durably."""
@@ -193,27 +217,14 @@ class Directory:
         return self._path / name
 
 
-class _AppendFile:
-    """The real `AppendFile`."""
+class _OpenFile:
+    """What both real kinds of open file share: after a failure nothing more is done."""
 
     def __init__(self, path: Path, fd: int, size_bytes: int) -> None:
         self._path = path
         self._fd = fd
         self._size_bytes = size_bytes
         self._failed = False
-
-    @property
-    def size_bytes(self) -> int:
-        return self._size_bytes
-
-    def write(self, data: bytes) -> None:
-        self._check_usable()
-        try:
-            _write_all(self._fd, data)
-        except OSError as error:
-            self._failed = True
-            raise store_error(error, self._path, "write") from error
-        self._size_bytes += len(data)
 
     def sync(self) -> None:
         self._check_usable()
@@ -236,6 +247,39 @@ class _AppendFile:
                 f"an earlier write to {self._path} failed, so nothing more is written",
                 "start the node again",
             )
+
+
+class _AppendFile(_OpenFile):
+    """The real `AppendFile`."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    def write(self, data: bytes) -> None:
+        self._check_usable()
+        try:
+            _write_all(self._fd, data)
+        except OSError as error:
+            self._failed = True
+            raise store_error(error, self._path, "write") from error
+        self._size_bytes += len(data)
+
+
+class _FixedFile(_OpenFile):
+    """The real `FixedFile`."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._check_usable()
+        if not 0 <= offset <= offset + len(data) <= self._size_bytes:
+            raise ValueError(f"{self._path} has {self._size_bytes} bytes and keeps them")
+        try:
+            while data:
+                written = os.pwrite(self._fd, data, offset)
+                offset, data = offset + written, data[written:]
+        except OSError as error:
+            self._failed = True
+            raise store_error(error, self._path, "write") from error
 
 
 def _open(path: Path, flags: int, doing: str) -> int:

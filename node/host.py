@@ -43,6 +43,8 @@ from node.storage.chain import ChainStore
 from node.wal import Wal
 from pipeline.metrics import Kind, Metric, MetricWriter
 
+SIGNING_NS = 5_000_000  # several times what a signature takes
+
 MS_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 
 HOST_METRICS = (
@@ -118,6 +120,11 @@ class NodeHost:
         """When `poll` is due next."""
         return None if self._agreement is None else self._agreement.deadline_ns()
 
+    def signature_due_ns(self) -> int | None:
+        """Until when the signer's answer is worth waiting for; None if it owes none."""
+        asked_ns = self._unsigned.asked_ns
+        return None if asked_ns is None else asked_ns + SIGNING_NS
+
     def housekeeping(self) -> None:
         """Publish where agreement is."""
         writer = self._metrics
@@ -139,7 +146,7 @@ class NodeHost:
                 if self._agreement is None:
                     self._begin(validator)
                 else:  # it was restarted
-                    self._unsigned.restart()
+                    self._unsigned.restart(time.monotonic_ns())
             case Signed(message):
                 since_ns = self._unsigned.answered(msgspec.structs.replace(message, signature=b""))
                 if since_ns is not None and self._agreement is not None:
@@ -156,7 +163,7 @@ class NodeHost:
                         kind=kind_of(message),
                         reason=reason,
                     )
-        self._unsigned.ask()
+        self._unsigned.ask(time.monotonic_ns())
 
     def _begin(self, validator: int) -> None:
         settings = self._settings

@@ -37,10 +37,15 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     wal_path: str
     signer_path: str
     mempool_path: str
+    network_path: str
     run_path: str
 
     ingest_address: str  # ZeroMQ endpoint, tcp://
     notify_address: str
+    peer_listen: str  # host:port, "" for nowhere
+    peers: tuple[str, ...]  # host:port
+    max_inbound: int
+    max_outbound: int
     backend: Literal["auto", "avx512", "nacl"]
     policy: PolicyLimits
     pace_ms: int
@@ -77,9 +82,14 @@ def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool)
         wal_path=str(layout.wal),
         signer_path=str(layout.signer),
         mempool_path=str(layout.mempool),
+        network_path=str(layout.network),
         run_path=str(layout.run),
         ingest_address=config.network.listen,
         notify_address=config.network.notify,
+        peer_listen=config.network.peer_listen,
+        peers=config.network.peers,
+        max_inbound=config.network.max_inbound,
+        max_outbound=config.network.max_outbound,
         backend=config.verify.backend,
         policy=PolicyLimits(
             max_count=mempool.max_transactions,

@@ -23,13 +23,14 @@ class SignQueue:
         self._ask_signer = ask_signer
         self._waiting: dict[_Slot, tuple[Proposal | Vote, int]] = {}  # -> message, since when
         self._asked: _Slot | None = None  # the one that the signer has
+        self._asked_ns = 0
 
     def add(self, message: Proposal | Vote, now_ns: int) -> None:
         """Have a message signed; what is left of older heights is of no use any more."""
         for slot in [slot for slot in self._waiting if slot[0] < message.height]:
             self._forget(slot)
         self._waiting[_slot(message)] = (message, now_ns)
-        self.ask()
+        self.ask(now_ns)
 
     def answered(self, message: Proposal | Vote) -> int | None:
         """Take the answer about a message without signature: since when exactly this was wanted;
@@ -42,15 +43,21 @@ class SignQueue:
         self._forget(slot)
         return waiting[1]
 
-    def restart(self) -> None:
+    @property
+    def asked_ns(self) -> int | None:
+        """When the signer was given what it has now to sign; None if it has nothing."""
+        return self._asked_ns if self._asked is not None else None
+
+    def restart(self, now_ns: int) -> None:
         """The signer is a new one: ask again."""
         self._asked = None
-        self.ask()
+        self.ask(now_ns)
 
-    def ask(self) -> None:
+    def ask(self, now_ns: int) -> None:
         """Ask for the oldest message, if the signer has none."""
         if self._asked is None and self._waiting:
             self._asked, (message, _) = next(iter(self._waiting.items()))
+            self._asked_ns = now_ns
             self._ask_signer(encode_request(message))
 
     def _forget(self, slot: _Slot) -> None:

@@ -1,14 +1,19 @@
 """The validator's memory of what it signed: never two messages for one height, round and step.
 
 Requests come from the sign stage (`node.stages.sign`) or from a simulated one; signatures go back
-to it. Before a signature is released, what it was made for lies on disk: the state is written as a
-new file, synced, renamed over the old one, and the directory is synced. So after a crash at any
+to it. Before a signature is released, what it was made for lies on disk. So after a crash at any
 point the state is that of the last signature that left, or of a later one that never left.
 
-It owns one file, ``signer.state``: magic[8], format u32, chain's salt[16], public key[32], height
-u64, round u32, step u8, has signature u8, signed bytes[47], signature[64], BLAKE2b-256 of all that.
-A state without a signature says that everything up to its height is closed. Backups leave the file
-out: a signer that finds none stays silent until a whole further height was decided by others.
+It owns one file, ``signer.state``, of two slots of 4,096 bytes. A new state goes into one slot,
+which is synced; the other one still holds the state before, should the write be torn. Then the
+other slot gets the same, without a sync: so a slot that the medium damages later costs nothing.
+Of two good slots the later state counts; the file is written anew (and renamed) only by `timed
+init`, `timed resume-signing` and a signer that began without one.
+
+Slot: magic[8], format u32, chain's salt[16], public key[32], height u64, round u32, step u8, has
+signature u8, signed bytes[47], signature[64], BLAKE2b-256 of all that, zeros. A state without a
+signature says that everything up to its height is closed. Backups leave the file out: a signer that
+finds none stays silent until a whole further height was decided by others.
 
 What kills it: a state that is damaged or belongs to another chain or key, and a disk that fails.
 A failed write leaves it unusable: what lies on disk is then unknown until the next start.
@@ -30,7 +35,7 @@ from node.errors import NodeError
 from node.params import KEY_BYTES, SALT_BYTES, SIGNATURE_BYTES, SIGNED_MESSAGE_BYTES
 
 if TYPE_CHECKING:  # whose operations they are; the signer itself performs none
-    from node.durable import Files
+    from node.durable import Files, FixedFile
 
 STATE_NAME: Final = "signer.state"
 NEW_NAME: Final = "signer.state.new"
@@ -43,11 +48,15 @@ after it must be decided by others before this validator speaks.
 MAX_HEIGHT: Final = 2**64 - 1
 MAX_ROUND: Final = 2**32 - 1
 
+SLOT_BYTES: Final = 4096  # a page and a block of the disk: what is torn is in one slot
+N_SLOTS: Final = 2
+
 _MAGIC: Final = b"TIMESIGN"
 _STATE: Final = struct.Struct(
     f"<8sI{SALT_BYTES}s{KEY_BYTES}sQIBB{SIGNED_MESSAGE_BYTES}s{SIGNATURE_BYTES}s"
 )
 _CHECKSUM_BYTES: Final = 32
+_RECORD_BYTES: Final = _STATE.size + _CHECKSUM_BYTES
 _PERSON: Final = b"TIME/signer/v1".ljust(16, b"\0")
 
 LOST_REMEDY: Final = (
@@ -117,16 +126,14 @@ def read_state(files: Files, salt: bytes, public_key: bytes) -> SignerState | No
     """The state in a directory, None if there is none. Raises SignerStateError if it is damaged or
     not of this chain and key, and what reading raises.
     """
-    try:
-        data = files.read(STATE_NAME)
-    except FileNotFoundError:
-        return None
-    return _decode(data, salt, public_key, files.path(STATE_NAME))
+    slots = _read_slots(files, salt, public_key)
+    return None if slots is None else _latest(slots)
 
 
 def write_state(files: Files, state: SignerState, salt: bytes, public_key: bytes) -> None:
-    """Replace the state; it is durable when this returns. Raises what writing raises."""
-    files.write(NEW_NAME, _encode(state, salt, public_key))
+    """Make or replace the file; it is durable when this returns. Raises what writing raises."""
+    slot = _encode(state, salt, public_key).ljust(SLOT_BYTES, b"\0")
+    files.write(NEW_NAME, slot * N_SLOTS)
     files.sync(NEW_NAME)
     files.rename(NEW_NAME, STATE_NAME)
     files.sync_directory()
@@ -154,11 +161,19 @@ class Signer:
         self._validator = validator
         self._first_height: int | None = None  # asked for without a state
         self._usable = True
-        self.state = read_state(files, salt, public_key)
-        if self.state is not None:
-            # A predecessor may have died between the renaming and the sync of the directory: what
-            # this process can read need not be on disk, and signatures are released because of it.
-            self._store(self.state)
+        self._file: FixedFile | None = None
+        self._slot = 0  # in which the state is durable
+        self.state: SignerState | None = None
+        slots = _read_slots(files, salt, public_key)
+        if slots is not None:
+            # A predecessor may have died before a sync: what this process can read need not be on
+            # disk, and signatures are released because of it.
+            self._file = files.update(STATE_NAME)
+            self._file.sync()
+            files.sync_directory()
+            self.state = _latest(slots)
+            self._slot = slots.index(self.state)
+            self._file.write((N_SLOTS - 1 - self._slot) * SLOT_BYTES, self._encode(self.state))
 
     def sign(self, message: Proposal | Vote) -> bytes:
         """Return the signature (64 bytes) of an own message, the old one if it was signed last.
@@ -205,11 +220,33 @@ class Signer:
         self._store(SignerState(*position, content, signature))
         return signature
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+        self._usable = False
+
     def _store(self, state: SignerState) -> None:
         self._usable = False
-        write_state(self._files, state, self._salt, self._public_key)
+        if self._file is None:
+            write_state(self._files, state, self._salt, self._public_key)
+            self._file = self._files.update(STATE_NAME)
+        else:
+            self._write_slots(self._file, state)
         self._usable = True
         self.state = state
+
+    def _write_slots(self, file: FixedFile, state: SignerState) -> None:
+        """Make the state durable in the slot that is not needed any more; then free the other."""
+        record = self._encode(state)
+        spare = N_SLOTS - 1 - self._slot
+        file.write(spare * SLOT_BYTES, record)
+        file.sync()
+        file.write(self._slot * SLOT_BYTES, record)
+        self._slot = spare
+
+    def _encode(self, state: SignerState) -> bytes:
+        return _encode(state, self._salt, self._public_key)
 
     def _stay_silent(self, height: int) -> None:
         if self._first_height is None:
@@ -245,19 +282,40 @@ def _encode(state: SignerState, salt: bytes, public_key: bytes) -> bytes:
     return content + _checksum(content)
 
 
-def _decode(data: bytes, salt: bytes, public_key: bytes, path: str) -> SignerState:
-    content, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
-    if content[: len(_MAGIC)] != _MAGIC or checksum != _checksum(content):
+def _latest(slots: list[SignerState | None]) -> SignerState:
+    return max((state for state in slots if state is not None), key=lambda state: state.position)
+
+
+def _read_slots(files: Files, salt: bytes, public_key: bytes) -> list[SignerState | None] | None:
+    try:
+        data = files.read(STATE_NAME)
+    except FileNotFoundError:
+        return None
+    return _decode(data, salt, public_key, files.path(STATE_NAME))
+
+
+def _decode(data: bytes, salt: bytes, public_key: bytes, path: str) -> list[SignerState | None]:
+    """The states in the slots, None for one that is torn or damaged; one at least is there."""
+    slots: list[SignerState | None] = []
+    for at in range(0, len(data), SLOT_BYTES):
+        record = data[at : at + _RECORD_BYTES]
+        content, checksum = record[: _STATE.size], record[_STATE.size :]
+        good = content[: len(_MAGIC)] == _MAGIC and checksum == _checksum(content)
+        slots.append(_unpack(content, salt, public_key, path) if good else None)
+    if len(data) != N_SLOTS * SLOT_BYTES or not any(slots):
         raise SignerStateError(f"{path} is damaged", LOST_REMEDY)
-    found = int.from_bytes(content[8:12], "little")
-    if found != STATE_FORMAT or len(content) != _STATE.size:
+    return slots
+
+
+def _unpack(content: bytes, salt: bytes, public_key: bytes, path: str) -> SignerState:
+    _, found, chain, key, height, round_, step, has_signature, signed, signature = _STATE.unpack(
+        content
+    )
+    if found != STATE_FORMAT:
         raise SignerStateError(
             f"{path} has format {found}, and this version knows {STATE_FORMAT}",
             "install the version that wrote it",
         )
-    _, _, chain, key, height, round_, step, has_signature, signed, signature = _STATE.unpack(
-        content
-    )
     if chain != salt:
         raise SignerStateError(
             f"{path} belongs to another chain", "put back what belongs into this data directory"

@@ -12,7 +12,7 @@ with new segments; requests that were not answered are lost with the old one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from pipeline.descriptor import Kind, pack_descriptor, unpack_descriptor
 from pipeline.fair import FairQueue
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.stage import Input
-from pipeline.tray import U32, AdmissionSlots, InputSlots
+from pipeline.tray import U32, AdmissionSlots, InputSlots, Label
 
 # A process that dies of one of these while it works on a tray blames the tray; SIGKILL (an
 # operator, the out-of-memory killer, the supervisor's hang detection) blames nobody.
@@ -34,6 +34,7 @@ CRASH_SIGNALS = frozenset({4, 6, 7, 11})  # SIGILL, SIGABRT, SIGBUS, SIGSEGV
 BURST = 256  # descriptors handled in one turn
 ITEM_OVERHEAD_BYTES = 8  # what an item weighs in the queue beside its bytes
 U32_MASK = 0xFFFF_FFFF
+NO_LABEL = Label()
 SPLIT_WAYS = 16  # parts of a killing tray: of 256 items one is found by four deaths, not by ten
 
 
@@ -60,7 +61,14 @@ class _Bulk:
     request: Request
     payload: memoryview
     ends: U32  # u32[n]: where each item ends in the payload
+    label: Label  # of its first item
     taken: int = 0
+
+    @property
+    def next_label(self) -> Label:
+        """The label of the next item to be taken."""
+        kind, tag, first = self.label
+        return Label(kind, tag, first + self.taken if tag else 0)
 
 
 @dataclass(slots=True)
@@ -69,13 +77,21 @@ class _Filling:
 
     tray: int
     generation: int
+    label: Label
     items: int = 0
     bytes: int = 0
+
+    @property
+    def next_label(self) -> Label:
+        """What the label of the next item must be."""
+        kind, tag, first = self.label
+        return Label(kind, tag, first + self.items if tag else 0)
 
 
 class Intake:
     """Fills trays fairly, dispatches them on demand, and answers requests.
 
+    `queues` has a queue for each priority, the most urgent first; the last one is that of the bulk.
     An item that kills workers is answered with `quarantine_code`, and `on_quarantine` is told its
     bytes.
     """
@@ -84,7 +100,7 @@ class Intake:
         self,
         context: StageContext,
         sockets: zmq.Context[zmq.Socket[bytes]],
-        queue: FairQueue,
+        queues: Sequence[FairQueue],
         *,
         worker_stage: str,
         quarantine_code: int,
@@ -106,10 +122,12 @@ class Intake:
             Input(self._returns_socket, self._handle_returns),
             Input(self._done_socket, self._handle_done),
         )
-        self._queue = queue
+        assert len(queues) == PRIORITIES
+        self._queues = queues
         self._filling: list[_Filling | None] = [None] * PRIORITIES
         self._runs: list[list[_Run]] = [[] for _ in range(self._dims.trays)]
-        self._current: deque[_Bulk] = deque()  # taken from the queue, not wholly in trays yet
+        # taken from the queues, not wholly in trays yet
+        self._current: list[deque[_Bulk]] = [deque() for _ in range(PRIORITIES)]
         self._to_split: deque[tuple[int, int]] = deque()
         self._quarantine_code = quarantine_code
         self._on_quarantine = on_quarantine
@@ -121,31 +139,45 @@ class Intake:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def offer(self, source: bytes, request: Request, payload: memoryview, ends: U32) -> bool:
+    def offer(
+        self,
+        source: bytes,
+        request: Request,
+        payload: memoryview,
+        ends: U32,
+        *,
+        priority: int = PRIORITIES - 1,
+        label: Label = NO_LABEL,
+    ) -> bool:
         """Queue the items of one request for trays; False when this source must wait its turn.
 
         `payload` holds the items back to back; `ends` u32[n], n ≥ 1, says where each ends. No item
-        is longer than `tray_bytes`; one that is longer than `fill_bytes` travels alone.
+        is longer than `tray_bytes`; one that is longer than `fill_bytes` travels alone. `label` is
+        that of the first item.
         """
         weight = len(payload) + ITEM_OVERHEAD_BYTES * len(ends)
-        return self._queue.offer(source, weight, _Bulk(request, payload, ends))
+        bulk = _Bulk(request, payload, ends, label)
+        return self._queues[priority].offer(source, weight, bulk)
 
     @property
     def accepts_bulk(self) -> bool:
-        """Whether there is room to take in more: not when the queue is half full."""
-        return self._queue.pending_weight * 2 < self._queue.max_weight_total
+        """Whether there is room to take in more: not when the queue of the bulk is half full."""
+        queue = self._queues[-1]
+        return queue.pending_weight * 2 < queue.max_weight_total
 
     def pump(self) -> None:
         """Move queued items into trays, and trays to workers that ask; call after all inputs."""
         if self._to_split:
             self._split_suspects()
-        while self._current or self._queue.pending_weight:
-            if not self._current:
-                taken = self._queue.take(self._dims.fill_bytes)
-                self._current.extend(item for _, _, item in taken)
-            if not self._fill(self._current[0], PRIORITIES - 1):
-                break
-            self._current.popleft()
+        for priority, queue in enumerate(self._queues):
+            current = self._current[priority]
+            while current or queue.pending_weight:
+                if not current:
+                    taken = queue.take(self._dims.fill_bytes)
+                    current.extend(item for _, _, item in taken)
+                if not self._fill(current[0], priority):
+                    break
+                current.popleft()
         self._dispatch()
         if self.custody.hungry:
             for each in range(PRIORITIES):
@@ -157,13 +189,13 @@ class Intake:
         total = len(bulk.ends)
         while bulk.taken < total:
             filling = self._filling[priority]
+            if filling is not None and filling.next_label != bulk.next_label:
+                self._seal(priority)
+                filling = None
             if filling is None:
-                acquired = self.custody.acquire(priority)
-                if acquired is None:
+                filling = self._begin(bulk.next_label, priority)
+                if filling is None:
                     return False
-                filling = self._filling[priority] = _Filling(*acquired)
-                self._input.headers[filling.tray][0] = filling.generation
-                self._input.offsets[filling.tray][0] = 0
             count = self._fit(bulk, filling)
             if count == 0:
                 self._seal(priority)
@@ -172,6 +204,17 @@ class Intake:
             if filling.items == self._dims.max_items or filling.bytes >= self._dims.fill_bytes:
                 self._seal(priority)
         return True
+
+    def _begin(self, label: Label, priority: int) -> _Filling | None:
+        """Take a free tray to fill, if there is one."""
+        acquired = self.custody.acquire(priority)
+        if acquired is None:
+            return None
+        filling = self._filling[priority] = _Filling(*acquired, label)
+        self._input.headers[filling.tray][0] = filling.generation
+        self._input.offsets[filling.tray][0] = 0
+        self._input.set_label(filling.tray, label)
+        return filling
 
     def _fit(self, bulk: _Bulk, filling: _Filling) -> int:
         """How many of the request's next items fit into the tray, by count and bytes."""
@@ -313,6 +356,10 @@ class Intake:
         header[0] = generation
         header[1] = end - begin
         header[2] = last - first
+        label = self._input.label(tray)
+        if label.tag:
+            label = label._replace(first=label.first + begin)
+        self._input.set_label(target, label)
         self._input.payloads[target][: last - first] = self._input.payloads[tray][first:last]
         self._input.offsets[target][: end - begin + 1] = offsets[begin : end + 1] - offsets[begin]
 
@@ -331,8 +378,8 @@ class Intake:
     def idle(self) -> bool:
         """Whether nothing is queued and every tray is free."""
         return (
-            not self._current
-            and self._queue.pending_weight == 0
+            not any(self._current)
+            and not any(queue.pending_weight for queue in self._queues)
             and not any(self._filling)
             and self.custody.idle
         )

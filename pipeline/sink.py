@@ -24,7 +24,7 @@ from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descri
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.order import Order
 from pipeline.stage import Input, Stage
-from pipeline.tray import U8, U32, AdmissionSlots, InputSlots, VerdictSlots
+from pipeline.tray import U8, U32, AdmissionSlots, InputSlots, Label, VerdictSlots
 
 BURST_TRAYS = 8  # trays taken from the link in one turn; other inputs come between
 
@@ -47,8 +47,8 @@ class TraySink(Stage):
         self._resend_socket = open_inbox(sockets, link_named(topology, "resend"))
         self._returns = Outbox(sockets, link_named(topology, "returns"))
         self.tray_inputs = (
-            Input(self._resend_socket, self._handle_resend),
-            Input(self._judged_socket, self._handle_judged),
+            Input(self._resend_socket, self._handle_resend, bulk=True),
+            Input(self._judged_socket, self._handle_judged, bulk=True),
         )
         self.inputs = self.tray_inputs
         self.trays_repeated = 0
@@ -57,7 +57,7 @@ class TraySink(Stage):
 
     def admit(
         self,
-        descriptor: Descriptor,
+        label: Label,
         payload: memoryview,
         offsets: U32,
         verdicts: memoryview,
@@ -65,8 +65,8 @@ class TraySink(Stage):
     ) -> None:
         """Admit the items of one tray: one code each into `codes` (u8[items]), in item order.
 
-        `payload`, `offsets` and `verdicts` are as in `TrayWorker.judge`, and valid during the call
-        only.
+        `label`, `payload`, `offsets` and `verdicts` are as in `TrayWorker.judge`, and valid during
+        the call only.
         """
         raise NotImplementedError
 
@@ -161,7 +161,7 @@ class TraySink(Stage):
         self._epoch.accepted[tray] = message.generation
         self._admission.headers[tray][0] = message.generation
         self.admit(
-            message,
+            self._input.label(tray),
             self._input.payloads[tray],
             self._input.offsets[tray][: message.items + 1],
             verdicts,

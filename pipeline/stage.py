@@ -96,7 +96,7 @@ class Stage:
         """Called every `HOUSEKEEPING_MS`, for what has no hurry."""
 
     def stop(self) -> None:
-        """Begin to finish: take nothing new in."""
+        """Begin to finish: take nothing new in (`accepts_bulk`)."""
 
     def finished(self) -> bool:
         """After `stop`: whether everything in hand is done."""
@@ -239,7 +239,7 @@ class _Loop:
                 other.idle += spent_ns
 
     def _gate_bulk(self, number: int, stage: Stage) -> None:
-        open_now = stage.accepts_bulk() and not self._stopping
+        open_now = stage.accepts_bulk()
         if open_now != self._bulk_open[number]:
             self._bulk_open[number] = open_now
             for source in stage.inputs:

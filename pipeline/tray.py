@@ -9,13 +9,17 @@ it received.
 
 Slot layouts (all offsets 64-byte aligned; words are u64, native order, written whole):
 
-========== ========================= ===================== =====================
-segment    header (64 bytes)         then                  then
-========== ========================= ===================== =====================
-input      generation, items, bytes  offsets u32[items+1]  payload [tray_bytes]
-verdict-k  generation, attempt       [verdict_bytes]
-admission  generation                codes u8[max_items]
-========== ========================= ===================== =====================
+========== =============================== ===================== =====================
+segment    header (64 bytes)               then                  then
+========== =============================== ===================== =====================
+input      generation, items, bytes, label offsets u32[items+1]  payload [tray_bytes]
+verdict-k  generation, attempt             [verdict_bytes]
+admission  generation                      codes u8[max_items]
+========== =============================== ===================== =====================
+
+The label (kind, tag, first) says what the items are: three numbers that mean something to worker
+and sink and nothing to the pipeline, but that all items of a tray share kind and tag, and that
+those of one tag count on from `first`.
 
 A verdict segment has two slots for each tray, for odd and even attempts: when worker *k* died after
 it sent a tray and its successor judges the same filling again, the sink may still be reading the
@@ -27,6 +31,8 @@ raises.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +46,20 @@ U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 
 
+class Label(NamedTuple):
+    """What the items of a tray are: their kind, what they belong to (0: nothing in particular), and
+    the number of the first of them within that.
+    """
+
+    kind: int = 0
+    tag: int = 0
+    first: int = 0
+
+
 class InputSlots:
     """Views of every slot of the input segment, made once per attachment.
 
-    `headers[t]` is u64[8] (generation, items, bytes), `offsets[t]` u32[max_items + 1],
+    `headers[t]` is u64[8] (generation, items, bytes, label[3]), `offsets[t]` u32[max_items + 1],
     `payloads[t]` a memoryview of tray_bytes. Writable only in the intake.
     """
 
@@ -63,6 +79,14 @@ class InputSlots:
     def generation(self, tray: int) -> int:
         """The filling that the slot holds now."""
         return int(self.headers[tray][0])
+
+    def label(self, tray: int) -> Label:
+        """What the items of the filling are."""
+        return Label._make(self.headers[tray][3:6].tolist())
+
+    def set_label(self, tray: int, label: Label) -> None:
+        """Say what the items of the filling are; only in the intake."""
+        self.headers[tray][3:6] = label
 
 
 class VerdictSlots:

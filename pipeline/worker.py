@@ -16,7 +16,7 @@ from pipeline.custody import WORKER_CREDIT
 from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descriptor
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.stage import Input, Stage
-from pipeline.tray import U32, InputSlots, VerdictSlots
+from pipeline.tray import U32, InputSlots, Label, VerdictSlots
 
 
 class TrayWorker(Stage):
@@ -31,8 +31,8 @@ class TrayWorker(Stage):
         self.inputs = (Input(self._socket, self._handle_work),)
         self._attach()
 
-    def judge(self, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
-        """Judge the items of one tray.
+    def judge(self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
+        """Judge the items of one tray, which are what its label says.
 
         `offsets` is u32[items + 1] into `payload`; item *i* is `payload[offsets[i]:offsets[i +
         1]]`. `verdicts` is the tray's verdict slot, `verdict_bytes` long, whose layout the subclass
@@ -75,6 +75,7 @@ class TrayWorker(Stage):
             if not self._is_mine(work):
                 continue
             self.judge(
+                self._input.label(work.tray),
                 self._input.payloads[work.tray],
                 self._input.offsets[work.tray][: work.items + 1],
                 self._verdicts.claim(work),

@@ -27,12 +27,11 @@ from node.storage.chain import ChainStore
 from node.verification.columns import VerdictColumns
 from pipeline.child import StageContext
 from pipeline.control import Attach
-from pipeline.descriptor import Descriptor
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.sink import TraySink
 from pipeline.stage import NS_PER_MS, Input, Stage
-from pipeline.tray import U8, U32
+from pipeline.tray import U8, U32, Label
 
 BURST_ANSWERS = 8  # of the signer, handled in one turn
 CONSERVED = (
@@ -117,6 +116,13 @@ class ConsensusStage(TraySink):
         self._columns.clear()
         super().attached(message)
 
+    def accepts_bulk(self) -> bool:
+        """Whether trays are taken: not while a signature of our own is about to come, which a turn
+        full of admissions would keep waiting, three times a block.
+        """
+        due_ns = self._host.signature_due_ns()
+        return due_ns is None or time.monotonic_ns() >= due_ns
+
     def after_inputs(self, now_ns: int) -> None:
         """Admit what is in order, then let agreement go on."""
         admitted = self.admit_ready(now_ns)
@@ -128,7 +134,8 @@ class ConsensusStage(TraySink):
 
     def deadline_ns(self) -> int | None:
         """The next timer of agreement, or the next gap to skip."""
-        deadlines = (self._host.deadline_ns(), super().deadline_ns())
+        due_ns = None if self.accepts_bulk() else self._host.signature_due_ns()
+        deadlines = (due_ns, self._host.deadline_ns(), super().deadline_ns())
         return min((each for each in deadlines if each is not None), default=None)
 
     def housekeeping(self, now_ns: int) -> None:
@@ -166,7 +173,7 @@ class ConsensusStage(TraySink):
 
     def admit(
         self,
-        descriptor: Descriptor,
+        label: Label,
         payload: memoryview,
         offsets: U32,
         verdicts: memoryview,
@@ -177,7 +184,7 @@ class ConsensusStage(TraySink):
         if columns is None:
             columns = VerdictColumns(verdicts, self._dims.max_items, self._dims.tray_bytes)
             self._columns[id(verdicts)] = columns
-        self._mempool.admit(columns, descriptor.items, payload, offsets, _now_ms(), codes)
+        self._mempool.admit(columns, len(codes), payload, offsets, _now_ms(), codes)
 
     def _load_mempool(self) -> None:
         path = Path(self._settings.mempool_path)

@@ -37,7 +37,8 @@ REST_US = 1_500  # less than a verifier's time for one of the two trays that it 
 LOAD_NS = 10_000_000  # how long one such turn counts as load
 REQUEST_ID_BYTES = 8
 CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client that does not read
-QUEUE_MAX_BYTES = 8 * 1024 * 1024  # queued for trays, all clients together
+MIB = 1024 * 1024
+QUEUE_MAX_BYTES = (2 * MIB, 8 * MIB, 8 * MIB)  # queued for trays, by priority, all sources together
 QUEUE_QUANTUM_BYTES = 64 * 1024  # of one client, before it is another's turn
 DROPPED_FORGET_TURNS = 40  # housekeeping turns (10 s) for which a dropped client is not heard
 
@@ -108,13 +109,13 @@ class NetStage(Stage):
         self._log = logs.configure(settings.log_level, settings.log_format, "net")
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ingest = _bind_ingest(self._sockets, settings.ingest_address)
-        self._queue: FairQueue = FairQueue(
-            QUEUE_MAX_BYTES, QUEUE_MAX_BYTES, quantum=QUEUE_QUANTUM_BYTES
-        )
+        self._queues = [
+            FairQueue(size, size, quantum=QUEUE_QUANTUM_BYTES) for size in QUEUE_MAX_BYTES
+        ]
         self._intake = Intake(
             context,
             self._sockets,
-            self._queue,
+            self._queues,
             worker_stage="verify",
             quarantine_code=Verdict.QUARANTINED,
             on_quarantine=self._quarantined,
@@ -122,6 +123,7 @@ class NetStage(Stage):
         self.inputs = (*self._intake.inputs, Input(self._ingest, self._handle_ingest, bulk=True))
         self._unanswered: dict[bytes, int] = {}  # client -> requests that it waits for
         self._dropped: dict[bytes, int] = {}  # client -> housekeeping turns until it is heard again
+        self._closing = False
         self._moved = 0  # items taken in and answered so far
         self._loaded = False
         self._loaded_until_ns = 0
@@ -137,7 +139,7 @@ class NetStage(Stage):
 
     def accepts_bulk(self) -> bool:
         """Read clients only while there is room for what they send."""
-        return self._intake.accepts_bulk
+        return self._intake.accepts_bulk and not self._closing
 
     def after_inputs(self, now_ns: int) -> None:
         """Fill trays and dispatch them."""
@@ -163,7 +165,7 @@ class NetStage(Stage):
         for state, count in intake.tray_states().items():
             writer.set(self._tray_gauges[state], count)
         writer.set(writer["clients_waiting"], len(self._unanswered))
-        writer.set(writer["queue_bytes"], self._queue.pending_weight)
+        writer.set(writer["queue_bytes"], sum(queue.pending_weight for queue in self._queues))
         writer.set(writer["trays_redispatched"], intake.trays_redispatched)
         writer.set(writer["trays_split"], intake.trays_split)
         writer.set(writer["items_quarantined"], intake.items_quarantined)
@@ -174,6 +176,7 @@ class NetStage(Stage):
 
     def stop(self) -> None:
         """Read no more; what is in trays is still answered."""
+        self._closing = True
         self._log.info("ingest_closed")
 
     def finished(self) -> bool:
@@ -191,7 +194,7 @@ class NetStage(Stage):
     def _handle_ingest(self) -> int:
         handled = 0
         for _ in range(BURST_MESSAGES):
-            if not (self._intake.accepts_bulk and has_input(self._ingest)):
+            if not (self.accepts_bulk() and has_input(self._ingest)):
                 break
             handled += 1
             self._take(self._ingest.recv_multipart(zmq.NOBLOCK))

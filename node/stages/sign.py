@@ -105,6 +105,7 @@ class SignStage(Stage):
         self._requests.close()
         self._replies.close()
         self._sockets.term()
+        self._signer.close()
         self._held.close()
 
     def _handle_requests(self) -> int:

@@ -17,7 +17,7 @@ from node.verification.select import select_backend
 from pipeline.child import StageContext
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Stage
-from pipeline.tray import U32
+from pipeline.tray import U32, Label
 from pipeline.worker import TrayWorker
 
 METRICS = MetricSet.of(
@@ -69,7 +69,7 @@ class VerifyStage(TrayWorker):
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         super().__init__(context, self._sockets)
 
-    def judge(self, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
+    def judge(self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
         """Fill the tray's verdict columns."""
         columns = self._columns.get(id(verdicts))
         if columns is None:

@@ -46,6 +46,26 @@ def test_appending(files: Files, tmp_path: Path) -> None:
     assert files.read("log") == b"onetwo!"
 
 
+def test_writing_in_place(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.update("state")
+    files.write("state", b"0123456789")
+    file = files.update("state")
+    file.write(8, b"ab")
+    file.write(0, b"c")
+    file.sync()
+    assert files.read("state") == b"c1234567ab"
+    for offset, data in ((9, b"xy"), (-1, b"x"), (11, b"")):
+        with pytest.raises(ValueError, match="10 bytes and keeps them"):
+            file.write(offset, data)
+    file.close()
+    file.close()
+    for act in (lambda: file.write(0, b"x"), file.sync):
+        with pytest.raises(ValueError, match="closed"):
+            act()
+    assert files.read("state") == b"c1234567ab"
+
+
 def test_writing_renaming_cutting_and_removing(files: Files, tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"much longer than what comes")
     (tmp_path / "state").chmod(0o666)

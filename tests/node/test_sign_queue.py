@@ -27,18 +27,32 @@ def test_the_second_is_asked_for_when_the_first_is_answered() -> None:
     waiting.add(PRECOMMIT, 20)
     assert asked == [PREVOTE]
     assert waiting.answered(PREVOTE) == 10
-    waiting.ask()
-    waiting.ask()
+    waiting.ask(0)
+    waiting.ask(0)
     assert asked == [PREVOTE, PRECOMMIT]
     assert waiting.answered(PRECOMMIT) == 20
     assert waiting.answered(PRECOMMIT) is None
+
+
+def test_it_tells_since_when_the_signer_owes_an_answer() -> None:
+    waiting, _ = queue()
+    assert waiting.asked_ns is None
+    waiting.add(PREVOTE, 10)
+    waiting.add(PRECOMMIT, 20)
+    assert waiting.asked_ns == 10
+    waiting.answered(PREVOTE)
+    assert waiting.asked_ns is None
+    waiting.ask(30)
+    assert waiting.asked_ns == 30
+    waiting.restart(40)
+    assert waiting.asked_ns == 40
 
 
 def test_a_new_signer_is_asked_for_the_oldest_again() -> None:
     waiting, asked = queue()
     waiting.add(PREVOTE, 0)
     waiting.add(PRECOMMIT, 0)
-    waiting.restart()
+    waiting.restart(0)
     assert asked == [PREVOTE, PREVOTE]
 
 
@@ -47,7 +61,7 @@ def test_an_answer_to_a_predecessor_is_none() -> None:
     waiting.add(PREVOTE, 0)
     assert waiting.answered(vote(VoteType.PREVOTE, value=None)) is None
     assert waiting.answered(PRECOMMIT) is None
-    waiting.ask()
+    waiting.ask(0)
     assert asked == [PREVOTE]
 
 

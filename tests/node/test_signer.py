@@ -22,6 +22,8 @@ from node.consensus.signed_bytes import signed_bytes
 from node.durable import Directory, Files
 from node.errors import NodeError
 from node.signer import (
+    N_SLOTS,
+    SLOT_BYTES,
     STATE_NAME,
     Refusal,
     Signer,
@@ -251,17 +253,43 @@ def test_a_state_comes_back_as_it_was(state: SignerState) -> None:
     assert signer_on(written(state)).state == state
 
 
-def test_every_damaged_byte_is_noticed() -> None:
-    size = len(written().read(STATE_NAME))
-    for offset in range(size):
-        disk = written()
-        disk.damage(STATE_NAME, offset, 1 << offset % 8)
+def record_bytes() -> int:
+    """Size of what a slot holds; zeros follow."""
+    return len(written().read(STATE_NAME)[:SLOT_BYTES].rstrip(b"\0"))
+
+
+def test_a_damaged_slot_costs_nothing_and_two_are_noticed() -> None:
+    state = STATES[1]
+    for offset in range(record_bytes()):
+        for slot in range(N_SLOTS):
+            disk = written(state)
+            disk.damage(STATE_NAME, slot * SLOT_BYTES + offset, 1 << offset % 8)
+            assert read_state(disk, SALT, PUBLIC_KEY) == state
+            signer_on(disk)
+            disk.damage(STATE_NAME, (N_SLOTS - 1 - slot) * SLOT_BYTES)  # heals by a start only
+            assert signer_on(disk.copy()).state == state
+        disk = written(state)
+        for slot in range(N_SLOTS):
+            disk.damage(STATE_NAME, slot * SLOT_BYTES + offset, 1 << offset % 8)
         assert "damaged; move it away" in unusable(disk)
+
+
+@pytest.mark.parametrize("slot", range(N_SLOTS))
+def test_after_a_signature_either_slot_alone_knows_it(slot: int) -> None:
+    disk = signer_cuts.fresh_disk()
+    signer = signer_on(disk)
+    for height in (1, 2, 3):
+        signer.sign(message_at((height, 0, 1), 1))
+        damaged = disk.copy()
+        damaged.damage(STATE_NAME, slot * SLOT_BYTES)
+        assert read_state(damaged, SALT, PUBLIC_KEY) == signer.state
 
 
 def test_every_length_but_the_right_one_is_noticed() -> None:
     whole = written().read(STATE_NAME)
-    for data in [*(whole[:end] for end in range(len(whole))), whole + b"\0", whole + whole]:
+    size = record_bytes()
+    lengths = [0, 1, size - 1, size, SLOT_BYTES, SLOT_BYTES + size, len(whole) - 1]
+    for data in [*(whole[:end] for end in lengths), whole + b"\0", whole + whole]:
         disk = SimDisk({STATE_NAME: data})
         assert "damaged" in unusable(disk)
 
@@ -271,13 +299,12 @@ def test_a_state_of_another_chain_or_key_is_refused() -> None:
     assert "another key" in unusable(written(), public_key=bytes(32))
 
 
-@pytest.mark.parametrize("more", [b"", b"more"])
-def test_a_newer_format_says_so(more: bytes) -> None:
-    content = bytearray(written().read(STATE_NAME)[:-32])
+def test_another_format_says_so() -> None:
+    content = bytearray(written().read(STATE_NAME)[: record_bytes() - 32])
     content[8] = 2
-    content += more
     checksum = blake2b(content, digest_size=32, person=b"TIME/signer/v1\0\0").digest()
-    assert "format 2" in unusable(SimDisk({STATE_NAME: bytes(content) + checksum}))
+    slot = (bytes(content) + checksum).ljust(SLOT_BYTES, b"\0")
+    assert "format 2" in unusable(SimDisk({STATE_NAME: slot * N_SLOTS}))
 
 
 def test_what_describes_a_state() -> None:
@@ -290,39 +317,62 @@ def test_what_describes_a_state() -> None:
 
 
 class Failing:
-    """A disk on which one kind of operation fails."""
+    """A disk, or an open file on it, on which one kind of operation fails."""
 
-    def __init__(self, disk: SimDisk, operation: str) -> None:
-        self._disk = disk
+    def __init__(self, real: Any, operation: str, *, broken: bool = True) -> None:
+        self._real = real
         self._operation = operation
-        self.broken = True
+        self._opened: list[Failing] = []
+        self.broken = broken
 
     def __getattr__(self, name: str) -> Any:
         if name == self._operation and self.broken:
             return self._fail
-        return getattr(self._disk, name)
+        return getattr(self._real, name)
+
+    def update(self, name: str) -> Any:
+        if self.broken and self._operation == "update":
+            self._fail()
+        self._opened.append(Failing(self._real.update(name), self._operation, broken=self.broken))
+        return self._opened[-1]
+
+    def set(self, *, broken: bool) -> None:
+        for each in (self, *self._opened):
+            each.broken = broken
 
     def _fail(self, *_: object) -> None:
         raise NodeError("the disk failed", "check it")
 
 
-@pytest.mark.parametrize("operation", ["write", "sync", "rename", "sync_directory"])
+@pytest.mark.parametrize("operation", ["write", "sync"])
 def test_after_a_failure_nothing_more_is_signed(operation: str) -> None:
     disk = signer_cuts.fresh_disk()
-    failing = Failing(disk, operation)
-    failing.broken = False
+    failing = Failing(disk, operation, broken=False)
     signer = signer_on(failing)
-    failing.broken = True
+    failing.set(broken=True)
     with pytest.raises(NodeError, match="the disk failed"):
         signer.sign(message_at((1, 0, 0), 1))
-    failing.broken = False
+    failing.set(broken=False)
     for number in (1, 2):  # whatever the state is now, this life does not know
         with pytest.raises(RuntimeError, match="start it again"):
             signer.sign(message_at((1, 0, 0), number))
     assert len(signer_on(disk).sign(message_at((1, 0, 1), 1))) == 64
 
 
-@pytest.mark.parametrize("operation", ["read", "write", "sync", "rename", "sync_directory"])
+@pytest.mark.parametrize("operation", ["write", "sync", "rename", "sync_directory", "update"])
+def test_a_failure_to_make_the_record_ends_it_too(operation: str) -> None:
+    failing = Failing(SimDisk(), operation, broken=False)
+    signer = signer_on(failing)
+    assert refused(signer, message_at((1, 0, 0), 1)) is Refusal.SILENT
+    failing.set(broken=True)
+    with pytest.raises(NodeError, match="the disk failed"):
+        signer.sign(message_at((3, 0, 0), 1))
+    failing.set(broken=False)
+    with pytest.raises(RuntimeError, match="start it again"):
+        signer.sign(message_at((3, 0, 0), 1))
+
+
+@pytest.mark.parametrize("operation", ["read", "update", "write", "sync", "sync_directory"])
 def test_a_disk_that_fails_at_the_start_is_said(operation: str) -> None:
     with pytest.raises(NodeError, match="the disk failed"):
         signer_on(Failing(signer_cuts.fresh_disk(), operation))
@@ -330,10 +380,11 @@ def test_a_disk_that_fails_at_the_start_is_said(operation: str) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_state_is_durable_before_anything_is_signed_because_of_it(seed: int) -> None:
-    """The predecessor was killed between the renaming and the sync of the directory."""
+    """The predecessor was killed between writing the slot and its sync."""
     disk = signer_cuts.fresh_disk()
     machine = Machine(disk, Witness(), as_it_is)
-    machine.kill_at(disk.operations + 4 + 3)  # the start writes the state anew, in four operations
+    start = 3  # sync, sync_directory, the other slot
+    machine.kill_at(disk.operations + start + 1)
     message = message_at((1, 0, 2), 1)
     assert not machine.run([message])
     disk.on_operation = None
@@ -342,6 +393,17 @@ def test_a_state_is_durable_before_anything_is_signed_because_of_it(seed: int) -
     machine.reboot(Random(seed))
     machine.start()
     assert not machine.ask(message_at((1, 0, 2), 2))
+
+
+def test_one_that_was_closed_signs_no_more(tmp_path: Path) -> None:
+    files = Directory(tmp_path)
+    write_state(files, closed_up_to(0), SALT, PUBLIC_KEY)
+    signer = signer_on(files)
+    signer.sign(message_at((1, 0, 0), 1))
+    signer.close()
+    signer.close()
+    with pytest.raises(RuntimeError, match="start it again"):
+        signer.sign(message_at((1, 0, 1), 1))
 
 
 def test_only_messages_of_these_types_exist() -> None:

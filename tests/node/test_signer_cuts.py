@@ -14,8 +14,8 @@ import signer_cuts
 from signer_cuts import SALT, Contradiction
 from signing_child import RECORD, key
 
-from node.durable import Directory, Files
-from node.signer import SignerStateError, closed_up_to, write_state
+from node.durable import Directory, Files, FixedFile
+from node.signer import SLOT_BYTES, SignerStateError, closed_up_to, write_state
 
 KILLS = 20
 SUPPORT = Path(signer_cuts.__file__).parent
@@ -26,78 +26,81 @@ def test_no_cut_of_the_power_makes_the_validator_contradict_itself() -> None:
 
 
 class Sabotaged:
-    """A disk of which one operation does not do what the signer relies on."""
+    """A disk whose files, written in place, do not do what the signer relies on."""
 
     def __init__(self, disk: Files) -> None:
         self._disk = disk
-        self._operations = 0
+        self.file: FixedFile
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._disk, name)
 
+    def update(self, name: str) -> Sabotaged:
+        self.file = self._disk.update(name)
+        return self
 
-class WithoutContentSync(Sabotaged):
-    def sync(self, name: str) -> None:
+    def write(self, at: int | str, data: bytes) -> None:
+        if isinstance(at, int):
+            self.put(at, data)
+        else:
+            self._disk.write(at, data)
+
+    def sync(self, name: str | None = None) -> None:
+        if name is None:
+            self.sync_file()
+        else:
+            self._disk.sync(name)
+
+    def put(self, offset: int, data: bytes) -> None:
+        self.file.write(offset, data)
+
+    def sync_file(self) -> None:
+        self.file.sync()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class WithoutSync(Sabotaged):
+    def sync_file(self) -> None:
         pass
 
 
-class WithoutDirectorySync(Sabotaged):
-    def sync_directory(self) -> None:
-        pass
+class OneSlot(Sabotaged):
+    """The only good state is overwritten."""
 
-
-class InPlace(Sabotaged):
-    """The old state is overwritten, not replaced."""
-
-    def write(self, name: str, data: bytes) -> None:
-        self._disk.write(name.removesuffix(".new"), data)
-
-    def sync(self, name: str) -> None:
-        self._disk.sync(name.removesuffix(".new"))
-
-    def rename(self, old: str, new: str) -> None:
-        pass
+    def put(self, offset: int, data: bytes) -> None:
+        super().put(0, data)
+        super().put(SLOT_BYTES, data)
 
 
 class SyncedOneLate(Sabotaged):
     """A signature leaves before its state is durable: that waits for the next request."""
 
-    _late = False
+    _writes_until_sync = 0
 
-    def write(self, name: str, data: bytes) -> None:
-        if self._late:
-            self._disk.sync_directory()
-        self._late = True
-        self._disk.write(name, data)
+    def put(self, offset: int, data: bytes) -> None:
+        if self._writes_until_sync == 1:
+            self.file.sync()
+        self._writes_until_sync -= 1
+        super().put(offset, data)
 
-    def sync_directory(self) -> None:
-        pass
+    def sync_file(self) -> None:
+        self._writes_until_sync = 2  # that of the other slot comes at once
 
 
 class AsItWasFound(Sabotaged):
     """A starting signer trusts what it reads, although it need not be durable."""
 
-    def write(self, name: str, data: bytes) -> None:
-        self._operations += 1
-        if self._operations > 1:
-            self._disk.write(name, data)
+    _starting = True
 
-    def sync(self, name: str) -> None:
-        if self._operations > 1:
-            self._disk.sync(name)
-
-    def rename(self, old: str, new: str) -> None:
-        if self._operations > 1:
-            self._disk.rename(old, new)
-
-    def sync_directory(self) -> None:
-        if self._operations > 1:
-            self._disk.sync_directory()
+    def sync_file(self) -> None:
+        if not self._starting:
+            super().sync_file()
+        self._starting = False
 
 
-@pytest.mark.parametrize(
-    "sabotage", [WithoutContentSync, WithoutDirectorySync, InPlace, SyncedOneLate, AsItWasFound]
-)
+@pytest.mark.parametrize("sabotage", [WithoutSync, OneSlot, SyncedOneLate, AsItWasFound])
 def test_the_hunt_finds_what_it_hunts_for(sabotage: type[Sabotaged]) -> None:
     with pytest.raises((Contradiction, SignerStateError)):
         signer_cuts.hunt(wrap=sabotage)

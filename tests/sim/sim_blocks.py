@@ -115,13 +115,5 @@ class BlockStore:
         return records
 
 
-def durable_in_file(disk: SimDisk, name: str, content: bytes) -> bool:
-    """Whether these bytes are in a file and no crash can take them."""
-    if name not in disk.names():
-        return False
-    at = disk.read(name).rfind(content)
-    return at >= 0 and at + len(content) <= disk.synced_bytes(name)
-
-
 def _record(content: bytes) -> bytes:
     return _HEAD.pack(len(content), zlib.crc32(content)) + content

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sim_blocks import BODIES, durable_in_file
+from sim_blocks import BODIES
 from sim_disk import SimDisk
 from sim_world import Keys, World, short, told
 
@@ -87,7 +87,7 @@ class Checks:
     def released(self, validator: int, message: Proposal | Vote, state: SimDisk, by: bytes) -> None:
         """A signature leaves its signer: what it is for must be where no crash can take it."""
         self.signed(validator, message)
-        if not durable_in_file(state, STATE_NAME, by):
+        if not state.holds(STATE_NAME, by):
             raise Violation(f"signer-{validator} lets {told(message)} go before it is durable")
 
     def refused(self, validator: int, message: Proposal | Vote, refusal: SigningRefused) -> None:
@@ -141,7 +141,7 @@ class Checks:
             if height < message.height:
                 node.sent.clear()
         node.sent[slot] = message
-        logged = durable_in_file(node.disk, WAL, wire.encode(message))
+        logged = node.disk.holds(WAL, wire.encode(message))
         # who lost its log can learn from others what it has said, and says it again
         if not logged and node.validator not in self._forgiven:
             raise Violation(f"{node.name} sends {told(message)} before it is in the log, durably")
@@ -162,7 +162,7 @@ class Checks:
         store = node.store
         assert store is not None
         body = store.bodies.get(value)
-        if body is None or not durable_in_file(node.disk, BODIES, body):
+        if body is None or not node.disk.holds(BODIES, body):
             raise Violation(f"{node.name} {what} {short(value)}, whose body is not durable")
 
     # -- decisions -------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ gives the disk after the reboot. A file's content is volatile until it is synced
 appended any part can be there, torn at any byte, or with zeros where a page in between did not
 arrive; a file cut or written anew can be the old, the new, or pages of both. Names are volatile
 until the directory is synced: the changes since then survive up to any one of them, in order,
-whatever became of the files' contents. A synced byte is never touched.
+whatever became of the files' contents. A synced byte is never touched. Of what was written in place
+since the last sync each page is there or not.
 
 `on_operation` is asked before every operation that changes something and may raise `PowerCut` with
 the moment at which the power fails; `cut_at` does so for one of them. Nothing large is ever copied:
@@ -40,18 +41,27 @@ class PowerCut(BaseException):
 class _Content:
     """A file without its name: `data` is what a reader sees now."""
 
-    __slots__ = ("base", "data", "old", "synced")
+    __slots__ = ("base", "data", "in_place", "old", "synced")
 
     def __init__(self, data: bytearray) -> None:
         self.data = data
         self.synced = len(data)  # so many bytes of `data` are durable, if `old` is None
         self.old: bytearray | None = None  # what is durable, if it was cut or replaced since
         self.base = 0  # so many bytes at the front of `data` and `old` are the same
+        self.in_place: bytearray | None = None  # what is durable, if it was written in place since
 
     def append(self, data: bytes | memoryview) -> None:
         self.data += data
 
+    def overwrite(self, offset: int, data: bytes) -> None:
+        assert self.old is None, "nothing is written in place before it is synced as a whole"
+        assert offset + len(data) <= self.synced == len(self.data)
+        if self.in_place is None:
+            self.in_place = bytearray(self.data)
+        self.data[offset : offset + len(data)] = data
+
     def cut(self, size_bytes: int) -> None:
+        assert self.in_place is None, "what is written in place keeps its size"
         data = self.data
         if self.old is not None:
             self.base = min(self.base, size_bytes)
@@ -65,16 +75,23 @@ class _Content:
             self.base = size_bytes
 
     def sync(self) -> None:
-        self.old = None
+        self.old = self.in_place = None
         self.synced = len(self.data)
 
     def sync_partly(self) -> None:
-        if self.old is None:
+        if self.in_place is not None:
+            half = len(self.data) // 2
+            self.in_place[:half] = self.data[:half]
+        elif self.old is None:
             self.synced += (len(self.data) - self.synced) // 2
 
     def survive(self, rng: Random) -> _Content:
         """What is there after a crash; this content is used up."""
         data = self.data
+        if self.in_place is not None:
+            for start, end in _missing(data, 0, rng):
+                data[start:end] = self.in_place[start:end]
+            return _Content(data)
         if self.old is None:
             _lose(data, self.synced, rng)
             return _Content(data)
@@ -93,7 +110,7 @@ class _Content:
 class SimDisk:
     """The files of one directory; see the module's head.
 
-    `operations` counts what changed something: create, append, write, sync, rename, remove,
+    `operations` counts what changed something: create, append, update, write, sync, rename, remove,
     truncate and sync_directory. Numbers given to `on_operation` begin at 0.
     """
 
@@ -125,6 +142,10 @@ class SimDisk:
             content = _Content(bytearray())
             self._operate("create", lambda: self._change(name, None, content))
         return SimAppendFile(self, content)
+
+    def update(self, name: str) -> SimFixedFile:
+        self._check_alive()
+        return SimFixedFile(self, self._content(name))
 
     def write(self, name: str, data: bytes) -> None:
         content = self._files.get(name)
@@ -191,11 +212,28 @@ class SimDisk:
     # -- for tests -------------------------------------------------------------------------------
 
     def synced_bytes(self, name: str) -> int:
-        """How many bytes at the front of a file no crash can take; 0 if its name is not durable."""
+        """How many bytes at the front of a file no crash can take; 0 if its name is not durable.
+
+        Not for files that are written in place.
+        """
         content = self._durable.get(name)
         if content is None or content is not self._files.get(name):
             return 0
         return content.synced if content.old is None else content.base
+
+    def holds(self, name: str, piece: bytes) -> bool:
+        """Whether these bytes are in a file and no crash can take them."""
+        content = self._durable.get(name)
+        if content is None or content is not self._files.get(name):
+            return False
+        data, in_place = content.data, content.in_place
+        if in_place is None:
+            at = data.rfind(piece)
+            return at >= 0 and at + len(piece) <= self.synced_bytes(name)
+        at = data.find(piece)
+        while at >= 0 and in_place[at : at + len(piece)] != piece:
+            at = data.find(piece, at + 1)
+        return at >= 0
 
     def damage(self, name: str, offset: int, mask: int = 0xFF) -> None:
         """Flip bits of one byte, as a failing medium does."""
@@ -248,24 +286,11 @@ class SimDisk:
         del self._changes[:n_changes]
 
 
-class SimAppendFile:
-    """A file of a `SimDisk`, open for appending."""
-
+class _SimOpenFile:
     def __init__(self, disk: SimDisk, content: _Content) -> None:
         self._disk = disk
         self._content = content
         self._closed = False
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self._content.data)
-
-    def write(self, data: bytes) -> None:
-        self._check_open()
-        append = self._content.append
-        self._disk._operate(
-            "append", lambda: append(data), lambda: append(memoryview(data)[: len(data) // 2])
-        )
 
     def sync(self) -> None:
         self._check_open()
@@ -277,6 +302,33 @@ class SimAppendFile:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the file was closed")
+
+
+class SimFixedFile(_SimOpenFile):
+    """A file of a `SimDisk`, open for writing in place."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._check_open()
+        overwrite = self._content.overwrite
+        half = data[: len(data) // 2]
+        self._disk._operate(
+            "update", lambda: overwrite(offset, data), lambda: overwrite(offset, half)
+        )
+
+
+class SimAppendFile(_SimOpenFile):
+    """A file of a `SimDisk`, open for appending."""
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._content.data)
+
+    def write(self, data: bytes) -> None:
+        self._check_open()
+        append = self._content.append
+        self._disk._operate(
+            "append", lambda: append(data), lambda: append(memoryview(data)[: len(data) // 2])
+        )
 
 
 def _apply(

@@ -163,6 +163,26 @@ def test_a_cut_or_replaced_file_is_the_old_or_the_new() -> None:
     assert any(set(left["a"]) == set(b"on") for left in outcomes(both))
 
 
+def test_what_is_written_in_place_keeps_its_size_and_comes_in_pages() -> None:
+    def make() -> SimDisk:
+        disk = SimDisk({"a": b"o" * 9000})
+        disk.update("a").write(1000, b"n" * 5000)
+        return disk
+
+    before, written = b"o" * 9000, b"o" * 1000 + b"n" * 5000 + b"o" * 3000
+    contents = {left["a"] for left in outcomes(make)}
+    assert {before, written} < contents
+    for each in contents:
+        assert len(each) == 9000
+        assert each[:1000] + each[6000:] == b"o" * 4000
+    assert make().holds("a", b"o" * 3000)
+    assert not make().holds("a", b"n")
+    disk = make()
+    disk.sync("a")
+    assert disk.holds("a", b"n" * 5000)
+    assert disk.crash(Random(0)).read("a") == written
+
+
 def test_a_file_removed_while_its_name_was_volatile_leaves_nothing_of_it() -> None:
     disk = SimDisk()
     disk.write("a", b"x")

@@ -20,7 +20,7 @@ import zmq
 
 from pipeline.child import StageContext
 from pipeline.control import PeerDied
-from pipeline.descriptor import Descriptor
+from pipeline.custody import PRIORITIES
 from pipeline.fair import FairQueue
 from pipeline.intake import Intake
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
@@ -28,7 +28,7 @@ from pipeline.sink import TraySink
 from pipeline.stage import Input, Stage
 from pipeline.supervisor import Supervisor
 from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims
-from pipeline.tray import U8, U32
+from pipeline.tray import U8, U32, Label
 from pipeline.worker import TrayWorker
 
 ACCEPTED, BAD, QUARANTINED, BUSY = 0, 1, 2, 3
@@ -89,16 +89,17 @@ class Source(Stage):
         self.clients = self.sockets.socket(zmq.ROUTER)
         self.clients.linger = 200
         self.clients.bind(ADDRESS)
-        queue: FairQueue = FairQueue(8192, 8192)
+        queues = [FairQueue(8192, 8192) for _ in range(PRIORITIES)]
         self.intake = Intake(
             context,
             self.sockets,
-            queue,
+            queues,
             worker_stage="judge",
             quarantine_code=QUARANTINED,
             on_quarantine=lambda line: None,
         )
         self.inputs = (*self.intake.inputs, Input(self.clients, self.read, bulk=True))
+        self.closing = False
 
     def read(self) -> int:
         try:
@@ -112,7 +113,7 @@ class Source(Stage):
         return 1
 
     def accepts_bulk(self) -> bool:
-        return self.intake.accepts_bulk
+        return self.intake.accepts_bulk and not self.closing
 
     def after_inputs(self, now_ns: int) -> None:
         self.intake.pump()
@@ -123,6 +124,9 @@ class Source(Stage):
     def housekeeping(self, now_ns: int) -> None:
         self.metrics.set(self.metrics["redispatched"], self.intake.trays_redispatched)
         self.metrics.set(self.metrics["quarantined"], self.intake.items_quarantined)
+
+    def stop(self) -> None:
+        self.closing = True
 
     def finished(self) -> bool:
         return self.intake.idle
@@ -140,7 +144,9 @@ class Judge(TrayWorker):
         )
         super().__init__(context, zmq.Context())
 
-    def judge(self, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
+    def judge(
+        self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview
+    ) -> None:
         for number in range(len(offsets) - 1):
             line = bytes(payload[int(offsets[number]) : int(offsets[number + 1])])
             if b"SEGV" in line:
@@ -163,14 +169,14 @@ class Collect(TraySink):
 
     def admit(
         self,
-        descriptor: Descriptor,
+        label: Label,
         payload: memoryview,
         offsets: U32,
         verdicts: memoryview,
         codes: U8,
     ) -> None:
         accepted = []
-        for number in range(descriptor.items):
+        for number in range(len(codes)):
             codes[number] = verdicts[number]
             if verdicts[number] == ACCEPTED:
                 accepted.append(bytes(payload[int(offsets[number]) : int(offsets[number + 1])]))

@@ -29,7 +29,7 @@ SALT = b"salt of a chain."
 PUBLIC_KEY = bytes(range(32))
 ME = 3
 LOSSES = 3  # ways in which the disk may come back from one cut
-N_RANDOM_SCRIPTS = 64
+N_RANDOM_SCRIPTS = 84
 SCRIPT_REQUESTS = 8
 
 Message = Proposal | Vote
