@@ -2,9 +2,10 @@
 
 Agreement speaks of blocks by id; this module holds what is behind the ids of the height being
 decided. Blocks are built from the mempool's selection (whose transactions are pinned until the
-height is committed), bodies go to the block files before anything depends on them, and the decided
-one goes into the chain store. It owns the block files' appending end; the store and the mempool are
-the stage's. What kills it: a disk that is full or fails.
+height is committed) or come from peers, judged already; bodies go to the block files before
+anything depends on them, and the decided one goes into the chain store. It owns the block files'
+appending end; the store and the mempool are the stage's. What kills it: a disk that is full or
+fails.
 """
 
 from __future__ import annotations
@@ -64,12 +65,24 @@ class Candidates:
         value = block.id(self._salt)
         self._mempool.pin(selection.txids)
         self._pinned[value] = selection.txids
-        if len(self._blocks) >= MAX_CANDIDATES:
+        self.add(value, block)
+        return value
+
+    def add(self, value: bytes, block: Block) -> None:
+        """Take in a valid block of this height that somebody else has built."""
+        if value not in self._blocks and len(self._blocks) >= MAX_CANDIDATES:
             oldest = next(iter(self._blocks))
             del self._blocks[oldest]
             self._mempool.unpin(self._pinned.pop(oldest, ()))
         self._blocks[value] = block
-        return value
+
+    def get(self, value: bytes) -> Block | None:
+        """The valid block with this id, if it is in memory or its body on disk."""
+        block = self._blocks.get(value)
+        location = self._locations.get(value)
+        if block is None and location is not None:
+            block = self._bodies.read(location)
+        return block
 
     def persist(self, value: bytes) -> bool:
         """Make a body durable; False when it is not here (its builder crashed before this)."""

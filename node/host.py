@@ -1,9 +1,10 @@
-"""What agreement asks for, done on this node: blocks, the signer, the ledger, the world.
+"""What agreement asks for, done on this node: blocks, the signer, the ledger, peers, the world.
 
-Between the pure driver (`node.agreement`) and the parts that act: candidate blocks and the chain
-store, the signer's process over two links, the publisher of what is final. Requests to the signer
-are kept until they are answered and repeated when it was restarted. What kills it: a disk that is
-full or fails, and proof that more than a third of the voting power lies.
+Between the pure parts (`node.agreement`, `node.exchange`) and those that act: candidate blocks and
+the chain store, the signer's process, the peers behind ``net``, the publisher of what is final.
+Requests to the signer are kept until they are answered and repeated when it was restarted; while
+this node lags behind its peers, it is asked for nothing. What kills it: a disk that is full or
+fails, and proof that more than a third of the voting power lies.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 import msgspec
 
 from node.agreement import NS_PER_MS, Agreement
+from node.block import Block
 from node.candidates import Candidates
 from node.consensus.core import Core, Timeouts
 from node.consensus.effects import Commit, Halt, ReportMisbehaviour
 from node.consensus.messages import (
     BlockBuilt,
+    BlockJudged,
     BodyDurable,
     Certified,
     Committed,
@@ -28,13 +31,15 @@ from node.consensus.messages import (
     TransactionsWaiting,
     Vote,
 )
-from node.consensus.wire import encode
+from node.consensus.wire import decode, encode
 from node.datadir import ensure_directory
 from node.durable import Directory
 from node.errors import NodeError
 from node.genesis import validator_set
 from node.mempool import Mempool
 from node.notify import Publisher
+from node.peer_host import PeerHost
+from node.peer_link import PeerLink
 from node.settings import NodeSettings
 from node.sign_link import Identity, Refused, Signed, decode_reply
 from node.sign_queue import SignQueue, kind_of
@@ -78,6 +83,7 @@ class NodeHost:
         mempool: Mempool,
         publisher: Publisher,
         ask_signer: Callable[[bytes], None],
+        peers: PeerLink,
         metrics: MetricWriter,
         log: Any,
     ) -> None:
@@ -88,19 +94,22 @@ class NodeHost:
         self._metrics = metrics
         self._log = log
         self._validators = settings.genesis.validators
+        self._bodies = BlockFiles(Path(settings.blocks_path), settings.genesis_id)
         self._candidates = Candidates(
             store,
-            BlockFiles(Path(settings.blocks_path), settings.genesis_id),
+            self._bodies,
             mempool,
             settings.genesis,
             settings.salt,
         )
         ensure_directory(Path(settings.wal_path))
         self._wal = Wal(Directory(Path(settings.wal_path)), settings.genesis_id)
+        self.peers = PeerHost(self, peers, settings.genesis, store, self._bodies, mempool, log)
         self._agreement: Agreement | None = None
+        self._lost_bodies: set[bytes] = set()  # to be made durable, and not here any more
         self._me = 0
         self._awaiting = 0  # the height for which transactions are awaited, 0 for none
-        self._unsigned = SignQueue(ask_signer)
+        self._unsigned = SignQueue(ask_signer, lambda: not self.peers.behind)
         self._body_ms = metrics["body_ms"]
         self._sign_ms = metrics["sign_ms"]
         self._commit_ms = metrics["commit_ms"]
@@ -111,14 +120,19 @@ class NodeHost:
         """Let elapsed timers and waiting transactions drive agreement."""
         if self._agreement is None:
             return
+        self.peers.elapse(now_ns)
         self._agreement.elapse(now_ns)
+        self._unsigned.ask(now_ns)
         if self._awaiting and len(self._mempool):
             height, self._awaiting = self._awaiting, 0
             self._agreement.tell(TransactionsWaiting(height), now_ns)
 
     def deadline_ns(self) -> int | None:
         """When `poll` is due next."""
-        return None if self._agreement is None else self._agreement.deadline_ns()
+        if self._agreement is None:
+            return None
+        deadlines = (self._agreement.deadline_ns(), self.peers.deadline_ns())
+        return min((each for each in deadlines if each is not None), default=None)
 
     def signature_due_ns(self) -> int | None:
         """Until when the signer's answer is worth waiting for; None if it owes none."""
@@ -173,14 +187,43 @@ class NodeHost:
             validator,
             Timeouts(pace_ms=settings.pace_ms, empty_pace_ms=settings.empty_pace_ms),
         )
+        now_ns = time.monotonic_ns()
+        self.peers.start(now_ns)
         self._agreement = Agreement(core, self._wal, self)
-        self._agreement.start(self._store.tip.height, time.monotonic_ns())
+        self._agreement.start(self._store.tip.height, now_ns)
         self._log.info(
             "agreement_started",
             height=self._store.tip.height + 1,
             validator=validator,
             validators=len(self._validators),
         )
+
+    # -- peers -----------------------------------------------------------------------------------
+
+    def message(self, data: bytes) -> None:
+        """Take a message of agreement whose signatures are good."""
+        message = decode(data)
+        assert isinstance(message, Proposal | Vote | Certified), "verifiers let nothing else pass"
+        if self._agreement is not None:
+            self._agreement.tell(message, time.monotonic_ns())
+
+    def judged(self, height: int, value: bytes, block: Block | None) -> None:
+        """Take the block that was wanted; None: it is invalid."""
+        if block is not None:
+            self._candidates.add(value, block)
+        if value in self._lost_bodies:
+            self._lost_bodies.discard(value)
+            if block is not None:
+                self.persist_body(height, value)
+        else:
+            self._tell(BlockJudged(height, value, valid=block is not None))
+
+    def decided(self, certified: Certified, block: Block | None) -> None:
+        """Take the next block that others have decided, with its certificate."""
+        if block is not None:
+            self._candidates.add(certified.certificate.value, block)
+        assert self._agreement is not None
+        self._agreement.tell(certified, time.monotonic_ns())
 
     # -- effects ---------------------------------------------------------------------------------
 
@@ -192,11 +235,17 @@ class NodeHost:
         """Build a block out of the mempool."""
         proposer = self._validators[self._me].key_bytes
         value = self._candidates.build(time.time_ns() // NS_PER_MS, proposer)
+        block = self._candidates.get(value)
+        assert block is not None
+        self.peers.proposed(value, block)
         self._tell(BlockBuilt(height, round_, value))
 
     def request_block(self, height: int, value: bytes) -> None:
-        """Bodies of others come over the network, which no message can have come without."""
-        raise RuntimeError(f"block {value.hex()} of height {height} was proposed by nobody")
+        """Have block exchange find and judge a block, unless it is here."""
+        if self._candidates.get(value) is not None:
+            self._tell(BlockJudged(height, value, valid=True))
+            return
+        self.peers.want(height, value)
 
     def persist_body(self, height: int, value: bytes) -> None:
         """Make a body durable."""
@@ -204,18 +253,22 @@ class NodeHost:
         if self._candidates.persist(value):
             self._metrics.observe(self._body_ms, (time.monotonic_ns() - began) // NS_PER_MS)
             self._tell(BodyDurable(height, value))
-        else:
-            self._log.warning("body_lost", height=height, block=value.hex())
+            return
+        # It was judged in an earlier life that ended before the body was on disk.
+        self._log.info("body_lost", height=height, block=value.hex())
+        self._lost_bodies.add(value)
+        self.peers.want(height, value)
 
     def sign(self, message: Proposal | Vote) -> None:
         """Ask the signer, in its turn."""
         self._unsigned.add(message, time.monotonic_ns())
 
     def broadcast(self, message: Proposal | Vote | Certified) -> None:
-        """There are no peers yet."""
+        """Send a message to every peer."""
+        self.peers.say_all(message)
 
     def send_decisions(self, validator: int, height: int) -> None:
-        """There are no peers yet."""
+        """Nothing: peers are told heights, and whoever is behind asks for blocks."""
 
     def commit(self, decision: Commit) -> None:
         """Apply the block, tell the world, go on."""
@@ -229,11 +282,15 @@ class NodeHost:
         writer.add(writer["rounds_failed"], decision.round)
         writer.add(writer["items_out"], len(block.txids))
         writer.set(writer["height"], decision.height)
+        self._lost_bodies.clear()
+        self.peers.committed(decision.height)
         self._tell(Committed(decision.height))
 
     def report(self, misbehaviour: ReportMisbehaviour) -> None:
         """Log the evidence, whole."""
         self._metrics.add(self._metrics["misbehaviour"], 1)
+        for each in (misbehaviour.first, misbehaviour.second):
+            self.peers.say_all(each)  # so that all see both
         self._log.error(
             "misbehaviour",
             validator=misbehaviour.first.validator,
@@ -253,7 +310,7 @@ class NodeHost:
             "keep the log, it holds the proof, and talk to the other operators",
         )
 
-    def _tell(self, answer: BlockBuilt | BodyDurable | Committed) -> None:
+    def _tell(self, answer: BlockBuilt | BlockJudged | BodyDurable | Committed) -> None:
         assert self._agreement is not None, "effects come from it"
         self._agreement.tell(answer, time.monotonic_ns())
 

@@ -17,10 +17,13 @@ _Slot = tuple[int, int, str]
 
 
 class SignQueue:
-    """Unsigned own messages; `ask_signer` sends a frame to the signer."""
+    """Unsigned own messages; `ask_signer` sends a frame to the signer, while `may_sign`."""
 
-    def __init__(self, ask_signer: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, ask_signer: Callable[[bytes], None], may_sign: Callable[[], bool] = lambda: True
+    ) -> None:
         self._ask_signer = ask_signer
+        self._may_sign = may_sign
         self._waiting: dict[_Slot, tuple[Proposal | Vote, int]] = {}  # -> message, since when
         self._asked: _Slot | None = None  # the one that the signer has
         self._asked_ns = 0
@@ -54,8 +57,8 @@ class SignQueue:
         self.ask(now_ns)
 
     def ask(self, now_ns: int) -> None:
-        """Ask for the oldest message, if the signer has none."""
-        if self._asked is None and self._waiting:
+        """Ask for the oldest message, if the signer has none and it may be signed now."""
+        if self._asked is None and self._waiting and self._may_sign():
             self._asked, (message, _) = next(iter(self._waiting.items()))
             self._asked_ns = now_ns
             self._ask_signer(encode_request(message))

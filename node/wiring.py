@@ -7,6 +7,7 @@ to every child. Pure: no files, no processes.
 The circle net -> verify -> consensus -> net is made of blocking links and yet cannot deadlock: a
 descriptor travels only with a tray, and no link can hold fewer descriptors than there are trays.
 ``sign`` answers each request of ``consensus`` once, and of those there are a handful at a time.
+What peers say and are told besides is dropped where there is no room: they repeat it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ than a signature in 130 bytes, so whatever is in a tray is at most 1.65 times th
 trays would have to hold 48 signatures to take 2 ms, and the fixed cost of a tray would then be a
 quarter of everything: measured 0.55 against 0.71 of the raw rate.
 """
+
+WORDS: Final = 512
+"""Frames to and from peers that may wait in a link; of those beyond, each is asked for again."""
 
 RESERVED: Final = (2, 2)
 """Trays kept for votes and proposals, and for data that consensus asked for."""
@@ -110,6 +114,8 @@ def wire(
             LinkSpec("resend", "net", "consensus", LinkPolicy.BLOCK, trays, "trays judged before"),
             LinkSpec("sign", "consensus", "sign", LinkPolicy.BLOCK, trays, "own messages"),
             LinkSpec("signed", "sign", "consensus", LinkPolicy.BLOCK, trays, "their signatures"),
+            LinkSpec("say", "consensus", "net", LinkPolicy.DROP, WORDS, "to peers"),
+            LinkSpec("heard", "net", "consensus", LinkPolicy.DROP, WORDS, "from peers"),
         ),
         trays=TrayDims(
             trays=trays,

@@ -47,13 +47,13 @@ NS_PER_MS = 1_000_000
 
 @dataclass(slots=True)
 class Input:
-    """One source of messages of a stage.
+    """One source of messages of a stage: a ZeroMQ socket, or a descriptor that can be polled.
 
     `handle()` receives and handles a bounded burst without waiting and returns how many items that
     was, 0 when nothing had arrived. A `bulk` input is polled only while the stage accepts bulk.
     """
 
-    socket: Socket
+    socket: Socket | int
     handle: Callable[[], int]
     bulk: bool = False
 

@@ -139,6 +139,18 @@ def _status(
     status.status(locate(datadir, network), as_json)
 
 
+@app.command(
+    "devnet",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def _devnet(context: typer.Context) -> int:
+    """Run a network of validators on this machine until Ctrl-C."""
+    from node.commands import devnet
+
+    return devnet.run(context.args)
+
+
 def run(arguments: list[str]) -> int:
     """Run one of the commands; returns the exit status. Raises ``UsageError`` for wrong usage."""
     try:

@@ -15,15 +15,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import zmq
 
 from node import logs, mempool_file
 from node.errors import NodeError
+from node.exchange.verified import from_columns
 from node.host import HOST_METRICS, NodeHost
+from node.items import ItemKind
 from node.mempool import Mempool
 from node.notify import Publisher
+from node.peer_link import PeerLink
 from node.settings import NodeSettings
 from node.storage.chain import ChainStore
+from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 from pipeline.child import StageContext
 from pipeline.control import Attach
@@ -33,6 +38,7 @@ from pipeline.sink import TraySink
 from pipeline.stage import NS_PER_MS, Input, Stage
 from pipeline.tray import U8, U32, Label
 
+BURST_WORDS = 16  # of peers, in one turn
 BURST_ANSWERS = 8  # of the signer, handled in one turn
 CONSERVED = (
     "admitted",
@@ -94,6 +100,8 @@ class ConsensusStage(TraySink):
         self._publisher = Publisher(self._sockets, settings.notify_address)
         self._sign = Outbox(self._sockets, link_named(context.topology, "sign"))
         self._signed = open_inbox(self._sockets, link_named(context.topology, "signed"))
+        self._say = Outbox(self._sockets, link_named(context.topology, "say"))
+        self._heard = open_inbox(self._sockets, link_named(context.topology, "heard"))
         self._columns: dict[int, VerdictColumns] = {}
         self._host = NodeHost(
             settings,
@@ -101,11 +109,17 @@ class ConsensusStage(TraySink):
             self._mempool,
             self._publisher,
             self._sign.send,
+            PeerLink(self._say.send),
             self.metrics,
             self._log,
         )
         super().__init__(context, self._sockets)
-        self.inputs = (Input(self._signed, self._handle_signed), *self.tray_inputs)
+        self._host.peers.net_attached(context.epoch)
+        self.inputs = (
+            Input(self._signed, self._handle_signed),
+            Input(self._heard, self._handle_heard),
+            *self.tray_inputs,
+        )
         self._items_in = self.metrics["items_in"]
         self._log.info("consensus_started", height=self._store.tip.height, pool=len(self._mempool))
 
@@ -115,6 +129,7 @@ class ConsensusStage(TraySink):
         """A new intake: slots are elsewhere now."""
         self._columns.clear()
         super().attached(message)
+        self._host.peers.net_attached(self._context.epoch)
 
     def accepts_bulk(self) -> bool:
         """Whether trays are taken: not while a signature of our own is about to come, which a turn
@@ -166,6 +181,8 @@ class ConsensusStage(TraySink):
         super().close()
         self._sign.close()
         self._signed.close()
+        self._say.close()
+        self._heard.close()
         self._publisher.close()
         self._sockets.term()
 
@@ -179,12 +196,25 @@ class ConsensusStage(TraySink):
         verdicts: memoryview,
         codes: U8,
     ) -> None:
-        """Offer a tray's transactions to the mempool."""
+        """Offer transactions to the mempool, give agreement its messages, and what was asked for
+        to whoever asked.
+        """
         columns = self._columns.get(id(verdicts))
         if columns is None:
             columns = VerdictColumns(verdicts, self._dims.max_items, self._dims.tray_bytes)
             self._columns[id(verdicts)] = columns
-        self._mempool.admit(columns, len(codes), payload, offsets, _now_ms(), codes)
+        if label.kind == ItemKind.TRANSACTION:
+            self._mempool.admit(columns, len(codes), payload, offsets, _now_ms(), codes)
+            return
+        codes[:] = columns.codes[: len(codes)]
+        if label.kind == ItemKind.FETCHED:
+            items = from_columns(columns, len(codes), payload, offsets)
+            self._host.peers.fetched(label.tag - 1, label.first, items)
+        elif label.tag:
+            self._host.peers.checked(label.tag - 1, good=not codes[0])
+        else:
+            for number in np.flatnonzero(codes == Verdict.ADMITTED).tolist():
+                self._host.message(bytes(payload[offsets[number] : offsets[number + 1]]))
 
     def _load_mempool(self) -> None:
         path = Path(self._settings.mempool_path)
@@ -199,6 +229,12 @@ class ConsensusStage(TraySink):
         frames = drain(self._signed, BURST_ANSWERS)
         for frame in frames:
             self._host.signer_says(frame)
+        return len(frames)
+
+    def _handle_heard(self) -> int:
+        frames = drain(self._heard, BURST_WORDS)
+        for frame in frames:
+            self._host.peers.heard(frame)
         return len(frames)
 
 

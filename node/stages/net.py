@@ -2,33 +2,41 @@
 
 Transactions come from clients over ingest (ZeroMQ ROUTER; a client is a DEALER), go into trays, and
 come back with one verdict each, which answers the client. Of a transaction this stage knows its
-length and nothing else. It imports neither PyNaCl nor Intel's
-library; a test looks for their files among the mappings of the running process.
+length and nothing else. Peers and what they send are `node.peering`'s. It imports neither PyNaCl
+nor Intel's library; a test looks for their files among the mappings of the running process.
 
-It owns the ingest socket and the input segment. Clients that flood get their share of the trays
-(`pipeline.fair`); when no tray is free the socket is not read, and TCP pushes back. A client that
-does not read its answers is dropped. What kills it: nothing that a client sends.
+It owns the ingest socket, the peers' and the input segment. Clients that flood get their share of
+the trays (`pipeline.fair`); when no tray is free the socket is not read, and TCP pushes back. A
+client that does not read its answers is dropped. What kills it: nothing that a client sends.
 """
 
 from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import zmq
 
 from node import logs
+from node.datadir import ensure_directory
 from node.errors import ListenError
+from node.network.hub import HubSettings
+from node.network.identity import read_or_make_node_id
 from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
+from node.peering import PEERING_METRICS, Peering
 from node.settings import NodeSettings
 from node.verdict import Verdict
 from pipeline.child import StageContext
-from pipeline.control import PeerDied
+from pipeline.control import PeerDied, PeerStarted
 from pipeline.custody import TrayState
 from pipeline.fair import FairQueue
 from pipeline.intake import Intake
-from pipeline.link import has_input
+from pipeline.link import Outbox, drain, has_input, link_named, open_inbox
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Input, Stage
 
+BURST_WORDS = 64  # of consensus, in one turn
 BURST_MESSAGES = 16  # client messages read in one turn, before answers go out again
 MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
 MAX_CLIENTS = 4096  # with unanswered requests at once
@@ -56,6 +64,7 @@ METRICS = MetricSet.of(
             Metric("items_quarantined", Kind.COUNTER, "items", "Transactions that kill verifiers"),
             Metric("clients_waiting", Kind.GAUGE, "clients", "Clients with unanswered requests"),
             Metric("queue_bytes", Kind.GAUGE, "bytes", "Queued for trays"),
+            *PEERING_METRICS,
             *(
                 Metric(f"trays_{state.name.lower()}", Kind.GAUGE, "trays", f"Trays {state.name}")
                 for state in TrayState
@@ -77,14 +86,18 @@ def build(context: StageContext) -> Stage:
 class _Request:
     """One ingest message on its way; collects the verdicts of its transactions."""
 
-    __slots__ = ("_codes", "_missing", "_stage", "client", "id")
+    __slots__ = ("_codes", "_missing", "_stage", "client", "id", "lengths", "payload")
 
-    def __init__(self, stage: NetStage, client: bytes, id_: bytes, items: int) -> None:
+    def __init__(
+        self, stage: NetStage, client: bytes, id_: bytes, lengths: bytes, payload: bytes
+    ) -> None:
         self._stage = stage
         self.client = client
         self.id = id_
+        self.lengths = lengths  # u16[n]
+        self.payload = payload
         self._codes: bytearray | None = None
-        self._missing = items
+        self._missing = len(lengths) // 2
 
     def answer(self, first: int, codes: bytes) -> None:
         """Take the verdicts of some transactions; the last one sends the answer."""
@@ -120,7 +133,23 @@ class NetStage(Stage):
             quarantine_code=Verdict.QUARANTINED,
             on_quarantine=self._quarantined,
         )
-        self.inputs = (*self._intake.inputs, Input(self._ingest, self._handle_ingest, bulk=True))
+        self._say = open_inbox(self._sockets, link_named(context.topology, "say"))
+        self._heard = Outbox(self._sockets, link_named(context.topology, "heard"))
+        self._peering = Peering(
+            settings,
+            hub_settings(settings),
+            self._intake,
+            self._heard,
+            self.metrics,
+            self._log,
+            context.epoch,
+        )
+        self.inputs = (
+            *self._intake.inputs,
+            Input(self._say, self._handle_say),
+            Input(self._peering.fileno(), self._peering.poll),
+            Input(self._ingest, self._handle_ingest, bulk=True),
+        )
         self._unanswered: dict[bytes, int] = {}  # client -> requests that it waits for
         self._dropped: dict[bytes, int] = {}  # client -> housekeeping turns until it is heard again
         self._closing = False
@@ -142,13 +171,18 @@ class NetStage(Stage):
         return self._intake.accepts_bulk and not self._closing
 
     def after_inputs(self, now_ns: int) -> None:
-        """Fill trays and dispatch them."""
+        """Fill trays and dispatch them; pass on what was admitted."""
         self._intake.pump()
+        self._peering.after_inputs(now_ns, bulk_open=self.accepts_bulk())
         moved = self._intake.items_in + self._intake.items_out
         if moved - self._moved >= REST_ITEMS:
             self._loaded_until_ns = now_ns + LOAD_NS
         self._moved = moved
         self._loaded = now_ns < self._loaded_until_ns
+
+    def deadline_ns(self) -> int | None:
+        """When a peer is to be pinged, dialled or given up."""
+        return self._peering.deadline_ns()
 
     def rest_us(self) -> int:
         """Under load, let work gather: a turn costs the same for one tray and for several."""
@@ -158,8 +192,14 @@ class NetStage(Stage):
         """Dispatch a dead verifier's trays again."""
         self._intake.peer_died(message)
 
+    def peer_started(self, message: PeerStarted) -> None:
+        """A new consensus process knows no peer."""
+        if message.stage == self._heard.link.target:
+            self._peering.consensus_started()
+
     def housekeeping(self, now_ns: int) -> None:
         """Publish the gauges and forget dropped clients in time."""
+        self._peering.housekeeping()
         writer = self.metrics
         intake = self._intake
         for state, count in intake.tray_states().items():
@@ -185,9 +225,20 @@ class NetStage(Stage):
 
     def close(self) -> None:
         """Close the sockets; answers under way are delivered."""
+        self._peering.close()
         self._intake.close()
+        self._say.close()
+        self._heard.close()
         self._ingest.close()
         self._sockets.term()
+
+    # -- consensus -------------------------------------------------------------------------------
+
+    def _handle_say(self) -> int:
+        frames = drain(self._say, BURST_WORDS)
+        for frame in frames:
+            self._peering.told(frame)
+        return len(frames)
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -226,7 +277,7 @@ class NetStage(Stage):
         full = unanswered >= MAX_UNANSWERED or (
             not unanswered and len(self._unanswered) >= MAX_CLIENTS
         )
-        request = _Request(self, client, id_, n_items)
+        request = _Request(self, client, id_, frames[2], payload)
         if full or not self._intake.offer(client, request, memoryview(payload), ends):
             self._refuse(client, id_, Verdict.BUSY)
             return
@@ -242,6 +293,7 @@ class NetStage(Stage):
         self.metrics.add(self._items_out, len(codes))
         self._count(codes)
         self._send(request.client, request.id, codes)
+        self._peering.relay(request.lengths, memoryview(request.payload), codes)
 
     def _refuse(self, client: bytes, id_: bytes, verdict: Verdict) -> None:
         """Answer a request as a whole, with one byte."""
@@ -273,6 +325,23 @@ class NetStage(Stage):
 
     def _quarantined(self, item: bytes) -> None:
         self._log.error("transaction_quarantined", size=len(item), item=item.hex())
+
+
+def hub_settings(settings: NodeSettings) -> HubSettings:
+    """What the hub of this node needs to know; makes the node's name if it has none yet."""
+    directory = Path(settings.network_path)
+    ensure_directory(directory)
+    return HubSettings(
+        genesis_id=settings.genesis_id,
+        node_id=read_or_make_node_id(directory / "node_id"),
+        listen=settings.peer_listen or None,
+        static=settings.peers,
+        agent=f"timed/{version('timed')}",
+        max_inbound=settings.max_inbound,
+        max_outbound=settings.max_outbound,
+        bans_path=str(directory / "bans.json"),
+        book_path=str(directory / "addresses.json"),
+    )
 
 
 def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:

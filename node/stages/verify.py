@@ -1,4 +1,4 @@
-"""The stage that does the cryptography: transactions in trays, judged a tray at a time.
+"""The stage that does the cryptography: transactions and votes in trays, judged a tray at a time.
 
 Trays come from ``net``; ids, verdicts and what admission needs of each transaction go into this
 verifier's own verdict segment, and the tray goes on to ``consensus``. It keeps nothing, so it may
@@ -10,9 +10,12 @@ from __future__ import annotations
 import zmq
 
 from node import logs
+from node.genesis import validator_set
+from node.items import ItemKind
 from node.settings import NodeSettings
 from node.verification.batch import BatchVerifier
 from node.verification.columns import VerdictColumns
+from node.verification.messages import MessageVerifier
 from node.verification.select import select_backend
 from pipeline.child import StageContext
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
@@ -27,9 +30,7 @@ METRICS = MetricSet.of(
         (
             Metric("trays", Kind.COUNTER, "trays", "Trays judged"),
             Metric("signatures", Kind.COUNTER, "signatures", "Signatures verified"),
-            Metric(
-                "rejected", Kind.COUNTER, "items", "Transactions with bad encoding or signature"
-            ),
+            Metric("rejected", Kind.COUNTER, "items", "Items with bad encoding or signature"),
         ),
     ),
 )
@@ -49,13 +50,14 @@ class VerifyStage(TrayWorker):
         self.metrics = MetricWriter(context.metrics.view, METRICS, incarnation=context.incarnation)
         self._dims = context.dims
         backend = select_backend(settings.backend)
-        self._verifier = BatchVerifier(
+        self._transactions = BatchVerifier(
             backend,
             settings.salt,
             settings.genesis.dust_limit,
             self._dims.max_items,
             self._dims.tray_bytes,
         )
+        self._messages = MessageVerifier(backend, validator_set(settings.genesis), settings.salt)
         self._columns: dict[int, VerdictColumns] = {}
         writer = self.metrics
         self._trays = writer["trays"]
@@ -75,7 +77,8 @@ class VerifyStage(TrayWorker):
         if columns is None:
             columns = VerdictColumns(verdicts, self._dims.max_items, self._dims.tray_bytes)
             self._columns[id(verdicts)] = columns
-        counts = self._verifier.verify(payload, offsets, columns)
+        judge = self._messages if label.kind == ItemKind.MESSAGE else self._transactions
+        counts = judge.verify(payload, offsets, columns)
         writer = self.metrics
         writer.add(self._trays, 1)
         writer.add(self._signatures, counts.signatures)

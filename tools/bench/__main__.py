@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -20,7 +21,8 @@ import orjson
 import typer
 from rich.console import Console
 
-from tools.bench import rounds
+from tools.bench import devnet, rounds
+from tools.bench.devnet_plan import DEVNET_QUICK, DevnetScale, figures
 from tools.bench.errors import BenchError, BenchFailed, BenchInterrupted
 from tools.bench.figures import table
 from tools.bench.plan import QUICK, Scale
@@ -88,31 +90,111 @@ def node_command(
         seconds=scale.seconds if seconds is None else seconds,
         transactions=scale.transactions if transactions is None else transactions,
     )
-    if json is not None and not json.absolute().parent.is_dir():
-        raise BenchError(f"{json.parent} is not a directory", "create it, or correct --json")
+    _check_json(json)
     bench = Workbench(_working_directory(work), keep=keep)
     began = time.monotonic()
-
-    def tell(line: str) -> None:
-        print(f"[{time.monotonic() - began:5.0f} s] {line}", file=sys.stderr, flush=True)
-
+    tell = _teller(began)
     try:
         outcome = rounds.run(bench, scale, only or (), tell)
     except KeyboardInterrupt:
         raise BenchInterrupted("interrupted; nothing is left behind") from None
     finally:
         bench.clean()
-    document = outcome.as_json(["time-bench", *sys.argv[1:]])
-    if json is not None:
-        try:
-            json.write_bytes(
-                orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-            )
-        except OSError as error:
-            raise BenchError(f"cannot write {json}: {error.strerror}", "correct --json") from None
+    _write(json, outcome.as_json(["time-bench", *sys.argv[1:]]))
     _show(outcome, time.monotonic() - began)
     if keep:
         tell(f"everything is left in {bench.work}")
+
+
+@app.command("devnet")
+def devnet_command(
+    nodes: Annotated[
+        int | None, typer.Option(help="Validators on this machine [default: 4].")
+    ] = None,
+    rounds_: Annotated[
+        int | None,
+        typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="How long each load lasts [default: 10].")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where to put chains and nodes; a real disk [default: a new one]."),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave them there.")] = False,
+) -> None:
+    """Measure a network of validators that share this machine: rate beside raw signature
+    verification, finality, failed rounds under overload, coming back, catching up.
+    """
+    scale = DEVNET_QUICK if quick else DevnetScale()
+    scale = dataclasses.replace(
+        scale,
+        nodes=scale.nodes if nodes is None else nodes,
+        rounds=scale.rounds if rounds_ is None else rounds_,
+        seconds=scale.seconds if seconds is None else seconds,
+    )
+    _check_json(json)
+    directory = _working_directory(work)
+    began = time.monotonic()
+    tell = _teller(began)
+    try:
+        outcome = devnet.run(directory, scale, only or (), tell, keep=keep)
+    except KeyboardInterrupt:
+        raise BenchInterrupted("interrupted; nothing is left behind") from None
+    _write(json, outcome.as_json(["time-bench", *sys.argv[1:]]))
+    console = _console()
+    title = _title(scale.rounds, scale.quick, outcome.machine, time.monotonic() - began)
+    found = [one["figures"] for one in outcome.rounds]
+    console.print(table(outcome.figures, found, title, figures(scale.nodes, outcome.backend)))
+    for key, why in outcome.missing.items():
+        console.print(f"not measured: {key} ({why})", style="yellow", soft_wrap=True)
+    if keep:
+        tell(f"everything is left in {directory}")
+
+
+def _check_json(json: Path | None) -> None:
+    if json is not None and not json.absolute().parent.is_dir():
+        raise BenchError(f"{json.parent} is not a directory", "create it, or correct --json")
+
+
+def _teller(began: float) -> Callable[[str], None]:
+    def tell(line: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {line}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _write(json: Path | None, document: dict[str, Any]) -> None:
+    if json is None:
+        return
+    try:
+        json.write_bytes(
+            orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        )
+    except OSError as error:
+        raise BenchError(f"cannot write {json}: {error.strerror}", "correct --json") from None
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def _title(turns: int, quick: bool, machine: dict[str, Any], took_s: float) -> str:
+    title = (
+        f"{turns} round(s) in {took_s / 60:.1f} min on {machine['cores']} cores, "
+        f"{machine['processor']}, Python {machine['python']}, {machine['file_system']}"
+    )
+    return f"QUICK: loads too small to mean anything\n{title}" if quick else title
 
 
 def _working_directory(work: Path | None) -> Path:
@@ -126,14 +208,8 @@ def _working_directory(work: Path | None) -> Path:
 
 
 def _show(outcome: rounds.Outcome, took_s: float) -> None:
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-    machine = outcome.machine
-    title = (
-        f"{outcome.scale.rounds} round(s) in {took_s / 60:.1f} min on {machine['cores']} cores, "
-        f"{machine['processor']}, Python {machine['python']}, {machine['file_system']}"
-    )
-    if outcome.scale.quick:
-        title = f"QUICK: loads too small to mean anything\n{title}"
+    console = _console()
+    title = _title(outcome.scale.rounds, outcome.scale.quick, outcome.machine, took_s)
     console.print(table(outcome.figures, outcome.round_figures, title))
     for key, why in outcome.missing.items():
         console.print(f"not measured: {key} ({why})", style="yellow", soft_wrap=True)

@@ -125,22 +125,26 @@ BY_KEY: Final = {figure.key: figure for figure in FIGURES}
 assert len(BY_KEY) == len(FIGURES)
 
 
-def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def medians(
+    rounds: Sequence[Mapping[str, float]], declared: Sequence[Figure] = FIGURES
+) -> dict[str, float]:
     """The median of each figure over the rounds that have it, in the order of the declaration.
 
     Raises KeyError for a figure that is not declared.
     """
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {figure.key: [] for figure in declared}
     for one in rounds:
         for key, value in one.items():
-            values.setdefault(BY_KEY[key].key, []).append(value)
-    return {key: round(statistics.median(values[key]), 4) for key in BY_KEY if key in values}
+            values[key].append(value)
+    return {key: round(statistics.median(found), 4) for key, found in values.items() if found}
 
 
-def targets(figures: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def targets(
+    figures: Mapping[str, float], declared: Sequence[Figure] = FIGURES
+) -> dict[str, dict[str, Any]]:
     """Floor, aim and standing of every figure that has them, JSON-able; ``value`` may be None."""
     found: dict[str, dict[str, Any]] = {}
-    for figure in FIGURES:
+    for figure in declared:
         if figure.floor is None:
             continue
         value = figures.get(figure.key)
@@ -156,13 +160,18 @@ def targets(figures: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def table(figures: Mapping[str, float], rounds: Sequence[Mapping[str, float]], title: str) -> Table:
+def table(
+    figures: Mapping[str, float],
+    rounds: Sequence[Mapping[str, float]],
+    title: str,
+    declared: Sequence[Figure] = FIGURES,
+) -> Table:
     """The figures for people, with the range over the rounds."""
     shown = Table(title=title, title_justify="left")
     for heading in ("figure", "median", "range", "unit", "floor", "aim", "", "meaning"):
         right = heading in ("median", "range", "floor", "aim")
         shown.add_column(heading, justify="right" if right else "left", no_wrap=heading == "figure")
-    for figure in FIGURES:
+    for figure in declared:
         if figure.key not in figures:
             continue
         values = [one[figure.key] for one in rounds if figure.key in one]

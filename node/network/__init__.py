@@ -1,0 +1,1 @@
+"""The node's peers: TCP connections, handshakes, frames. Used by the stage that owns sockets."""

@@ -1,0 +1,251 @@
+"""The hub: all peers of this node behind one descriptor, for the stage that owns the sockets.
+
+The stage polls `fileno()`, calls `poll` when it is readable or `deadline_ns()` has come, and is
+told through `HubEvents`, from within `poll` only. What it sends is queued and leaves with the poll
+that it was called from, with the next one, or with `flush`. It owns the sockets, the files of bans
+and addresses, and all of the package's state. What kills it: an exception of the stage's own
+callbacks; nothing that a peer sends.
+"""
+
+from __future__ import annotations
+
+import socket
+from random import Random
+from typing import Final
+
+from node.errors import ListenError
+from node.network.address import AddressError, parse_address, plain_ip
+from node.network.answering import Answering
+from node.network.bans import BAN_MS
+from node.network.calling import Calling
+from node.network.dialing import Dialing
+from node.network.dispatch import Dispatch
+from node.network.doorstep import Doorstep
+from node.network.frames import FrameType, Lane, encode_frame
+from node.network.peers import PeerInfo
+from node.network.persisted import read_json, write_json
+from node.network.reactor import Reactor
+from node.network.settings import NS_PER_S, HubSettings
+from node.network.switchboard import HubEvents, Switchboard
+from node.network.upkeep import Upkeep
+from pipeline.eventlog import Log
+
+__all__ = ["FrameType", "Hub", "HubEvents", "HubSettings", "Lane", "PeerInfo"]
+
+SAVE_EVERY_NS: Final = 5 * NS_PER_S
+
+
+class Hub:
+    """See the module. `rng` makes sessions and challenges: `random.SystemRandom()` in a node.
+
+    `now_ns` (CLOCK_MONOTONIC) and `now_ms` (since 1970) are the time of the call. Raises
+    ListenError if the address to listen on cannot be had, AddressError (ValueError) for a static
+    peer that is no address.
+    """
+
+    def __init__(
+        self,
+        settings: HubSettings,
+        events: HubEvents,
+        rng: Random,
+        log: Log,
+        now_ns: int,
+        now_ms: int,
+    ) -> None:
+        board = Switchboard(settings, events, rng, log, now_ns, now_ms)
+        listener = _bind(settings.listen)
+        self._board = board
+        self._upkeep = Upkeep(board)
+        self._door = Doorstep(board, self._upkeep)
+        answering = Answering(board, self._door, self._upkeep)
+        calling = Calling(board, self._door, self._upkeep)
+        self._dialing = Dialing(board, self._door, calling)
+        dispatch = Dispatch(board, self._door, answering, calling, self._upkeep)
+        board.reactor = self._reactor = Reactor(dispatch, now_ns)
+        if listener is not None:
+            self._reactor.listen(listener)
+            name = listener.getsockname()
+            board.listening = parse_address(settings.listen or "")._replace(port=name[1])
+        self._saved_ns = now_ns
+        self._load()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when `poll` has work."""
+        return self._reactor.fileno()
+
+    def poll(self, now_ns: int) -> int:
+        """Do a bounded part of what there is to do, never wait; the number of frames handled."""
+        board = self._board
+        board.now_ns = max(now_ns, board.now_ns)
+        handled = self._reactor.poll(board.now_ns, self._chores)
+        board.farewell()
+        return handled
+
+    def _chores(self) -> None:
+        now_ns = self._board.now_ns
+        self._door.expire(now_ns)
+        self._upkeep.tick()
+        self._dialing.tick()
+        if now_ns - self._saved_ns >= SAVE_EVERY_NS:
+            self._save()
+
+    def deadline_ns(self) -> int | None:
+        """When `poll` has something to do even if the descriptor is not readable."""
+        deadlines = (
+            self._reactor.deadline_ns,
+            self._door.deadline_ns(),
+            self._upkeep.deadline_ns(),
+            self._dialing.deadline_ns(),
+        )
+        return min((each for each in deadlines if each is not None), default=None)
+
+    def flush(self) -> None:
+        """Send what is queued now, rather than with the next `poll`."""
+        self._reactor.flush()
+
+    def close(self) -> None:
+        """Close all connections and save what is kept; nothing is told."""
+        self._save()
+        self._reactor.close()
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send(self, peer: int, kind: FrameType, body: bytes) -> bool:
+        """Queue a frame for a peer; False if it is gone, or does not keep up.
+
+        Raises ValueError for a body that is too long for its type, KeyError for a type that only
+        the hub sends.
+        """
+        there = self._board.peers.by_number.get(peer)
+        if there is None:
+            return False
+        buffers = encode_frame(kind, bytes(body))
+        return self._board.send(there, kind, buffers, sum(map(len, buffers)))
+
+    def broadcast(self, kind: FrameType, body: bytes, but: int = 0) -> int:
+        """Queue a frame for all peers but one; for how many."""
+        buffers = encode_frame(kind, bytes(body))
+        size = sum(map(len, buffers))
+        board = self._board
+        peers = list(board.peers.by_number.values())
+        return sum(board.send(each, kind, buffers, size) for each in peers if each.number != but)
+
+    def open_bulk(self, bulk_open: bool) -> None:
+        """Read bulk lanes, or leave what comes to the kernel until TCP pushes back."""
+        self._reactor.open_bulk(bulk_open)
+
+    def set_height(self, height: int) -> None:
+        """Tell the peers how high this node is: the last word, at most four times a second."""
+        self._upkeep.set_height(height)
+
+    # -- peers -----------------------------------------------------------------------------------
+
+    def peers(self) -> list[PeerInfo]:
+        """Return all peers that are connected, in the order in which they came."""
+        return [each.info for each in self._board.peers.by_number.values()]
+
+    def challenge(self, peer: int) -> bytes | None:
+        """Return what a validator signs to prove itself to this peer (32 bytes)."""
+        there = self._board.peers.by_number.get(peer)
+        return None if there is None else there.their_challenge
+
+    def protect(self, peer: int) -> None:
+        """A peer has proven that it is a validator: its slot is safe."""
+        there = self._board.peers.by_number.get(peer)
+        if there is not None:
+            there.proven = True
+            there.refresh()
+
+    def blame(self, peer: int, points: int, reason: str) -> None:
+        """Hold an offence against a peer; 100 points ban its address for 24 h."""
+        there = self._board.peers.by_number.get(peer)
+        if there is not None:
+            self._board.blame(there, points, reason)
+
+    def disconnect(self, peer: int, reason: str) -> None:
+        """Drop a peer; it is told to `HubEvents` in a poll."""
+        there = self._board.peers.by_number.get(peer)
+        if there is not None:
+            self._board.lose(there, reason)
+
+    # -- the operator ----------------------------------------------------------------------------
+
+    def ban(self, host: str, reason: str, for_ms: int = BAN_MS) -> None:
+        """Ban an IP address (all of an IPv6 /64) and drop its peers."""
+        self._board.ban(plain_ip(host), reason, for_ms)
+
+    def unban(self, host: str) -> bool:
+        """Lift a ban; whether there was one."""
+        return self._board.bans.unban(plain_ip(host))
+
+    def bans(self) -> dict[str, tuple[int, str]]:
+        """Return the bans: address -> until (ms since 1970), reason."""
+        return self._board.bans.bans(self._board.now_ms)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counters since the start, by the names in `node.network.counters`."""
+        stats = self._board.stats
+        stats["bytes_in"] = self._reactor.bytes_in
+        stats["pauses"] = self._reactor.pauses
+        stats["accept_failures"] = self._reactor.accept_failures
+        return stats
+
+    @property
+    def address(self) -> str | None:
+        """Where this node listens, the port that it was given included."""
+        listening = self._board.listening
+        return None if listening is None else str(listening)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        board = self._board
+        board.bans.load(self._read(board.settings.bans_path), board.now_ms)
+        board.book.load(self._read(board.settings.book_path))
+        board.book.changed = board.bans.changed = False
+
+    def _read(self, path: str | None) -> object:
+        if path is None:
+            return None
+        content, wrong = read_json(path)
+        if wrong is not None:
+            self._board.log.warning("file_ignored", why=wrong)
+        return content
+
+    def _save(self) -> None:
+        board = self._board
+        self._saved_ns = board.now_ns
+        if board.settings.bans_path is not None and board.bans.changed:
+            self._write(board.settings.bans_path, board.bans.to_json(board.now_ms))
+        if board.settings.book_path is not None and board.book.changed:
+            self._write(board.settings.book_path, board.book.to_json())
+        board.book.changed = board.bans.changed = False
+
+    def _write(self, path: str, content: object) -> None:
+        wrong = write_json(path, content)
+        if wrong is not None:
+            self._board.log.once(self._board.now_ns, path, "file_not_written", why=wrong)
+
+
+def _bind(listen: str | None) -> socket.socket | None:
+    if listen is None:
+        return None
+    remedy = "stop what uses the port, or listen elsewhere"
+    try:
+        address = parse_address(listen)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except (AddressError, OSError) as error:
+        raise ListenError(f"cannot listen for peers on {listen} ({error})", remedy) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ListenError(
+            f"cannot listen for peers on {listen} ({error.strerror})", remedy
+        ) from error
+    return sock

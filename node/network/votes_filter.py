@@ -1,0 +1,88 @@
+"""Keeps old, repeated and impossible votes of peers away from the verifiers.
+
+Messages of peers come in before anybody has looked at their signatures; what is worth a look goes
+on. It owns the memory of what each peer has said about the two heights that matter now, and the
+fingerprints of what was accepted, both for some seconds only. A message is never dropped because of
+another one that differs in a single byte: a forged copy hides nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from node.consensus.messages import Certified, Input, Proposal, Vote
+
+HEIGHTS_AHEAD: Final = 1  # of the one that is being decided: whoever is faster is one ahead
+CERTIFICATES_AHEAD: Final = 64
+SAME_PLACE: Final = 4  # different messages of one peer about one validator, height, round and kind
+MAX_PLACES: Final = 8_192  # per peer and height; a hundred validators need 300 a round
+MAX_SEEN: Final = 16_384  # fingerprints
+
+
+class Worth(Enum):
+    """What to do with a message."""
+
+    NEW = auto()
+    OLD = auto()  # of no use any more, or known: nobody's fault
+    NONSENSE = auto()  # no peer says such a thing
+
+
+class VotesFilter:
+    """Decides by height, place and fingerprint; `n_validators` are the chain's."""
+
+    def __init__(self, n_validators: int) -> None:
+        self._n_validators = n_validators
+        self._height = 1  # that is being decided
+        self._places: dict[int, dict[tuple[int, int, int, int], int]] = {}
+        self._seen: set[int] = set()
+
+    def committed(self, height: int) -> None:
+        """Forget what was about this height and those below."""
+        self._height = height + 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Let everything be said again: now and then, and to whoever has started anew. What was
+        accepted may have come too early to be of use.
+        """
+        self._places.clear()
+        self._seen.clear()
+
+    def gone(self, peer: int) -> None:
+        """Forget a peer."""
+        self._places.pop(peer, None)
+
+    def judge(self, peer: int, message: Input, fingerprint: int) -> Worth:
+        """Whether a message that a peer sent is worth verifying."""
+        match message:
+            case Certified():
+                ahead = message.certificate.height - self._height
+                if ahead < 0 or fingerprint in self._seen:
+                    return Worth.OLD
+                return Worth.NEW if ahead <= CERTIFICATES_AHEAD else Worth.OLD
+            case Vote():
+                kind = int(message.type)
+            case Proposal():
+                kind = 0
+            case _:
+                return Worth.NONSENSE
+        if not 0 <= message.validator < self._n_validators or not message.signature:
+            return Worth.NONSENSE
+        if not 0 <= message.height - self._height <= HEIGHTS_AHEAD or fingerprint in self._seen:
+            return Worth.OLD
+        places = self._places.setdefault(peer, {})
+        place = (message.height, message.round, kind, message.validator)
+        said = places.get(place, 0)
+        if said >= SAME_PLACE or (said == 0 and len(places) >= MAX_PLACES):
+            return Worth.OLD
+        places[place] = said + 1
+        return Worth.NEW
+
+    def accepted(self, fingerprint: int) -> bool:
+        """Remember a message whose signatures are good; whether this is the first time."""
+        if fingerprint in self._seen:
+            return False
+        if len(self._seen) < MAX_SEEN:
+            self._seen.add(fingerprint)
+        return True

@@ -1,0 +1,243 @@
+"""Bounds and pauses between real hubs: back-pressure, budgets, overflow, silence, fairness."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from meeting import Meeting, Node, join, packed
+
+from node.network.frames import FrameType
+from node.network.reactor import FRAMES_PER_POLL, FRAMES_PER_TURN
+from node.network.settings import LaneBudget, Rate
+
+BIG = b"t" * (200 * 1024)
+
+
+def joined(meeting: Meeting, **settings: object) -> tuple[Node, Node]:
+    a = meeting.node(1, **settings)
+    b = meeting.node(2, static=(a.address,))
+    meeting.until(lambda: a.here and b.here)
+    return a, b
+
+
+def test_closed_bulk_pushes_back_and_loses_nothing(meeting: Meeting) -> None:
+    a, b = joined(meeting)
+    a.hub.open_bulk(False)
+    bodies = []
+    while b.hub.send(b.peer(), FrameType.TRANSACTIONS, body := b"%08d" % len(bodies) + BIG):
+        bodies.append(body)
+        meeting.turn()
+        assert len(bodies) < 1_000, "it is never full"
+    meeting.settle()
+    assert b.stats["relay_dropped"] == 1
+    assert not a.frames  # not one
+    b.hub.send(b.peer(), FrameType.AGREEMENT, b"votes are not behind it")
+    meeting.until(lambda: a.frames)
+    meeting.pass_time(26)  # nobody is given up for it
+    meeting.settle()
+    meeting.pass_time(16)
+    meeting.settle()
+    assert a.here
+    assert b.here
+    a.hub.open_bulk(True)
+    meeting.until(lambda: len(a.frames) == 1 + len(bodies))
+    assert a.bodies(FrameType.TRANSACTIONS) == bodies
+
+
+def test_bulk_closes_between_two_frames_of_one_read(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    _, bulk = join(meeting, node, 9)
+    node.on_frame = lambda *_: node.hub.open_bulk(False)
+    bulk.say(b"".join(packed(FrameType.PART, bytes([each])) for each in range(5)))
+    meeting.until(lambda: node.frames)
+    for count in range(1, 6):
+        meeting.settle()
+        assert len(node.frames) == count
+        node.hub.open_bulk(True)
+    meeting.settle()
+    assert node.bodies(FrameType.PART) == [bytes([each]) for each in range(5)]
+
+
+def test_a_peer_that_hangs_up_while_bulk_is_closed_is_noticed(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    _, bulk = join(meeting, node, 9)
+    node.hub.open_bulk(False)
+    bulk.say(packed(FrameType.PART, b"unread"))
+    meeting.settle()
+    assert not node.frames
+    bulk.socket.close()
+    meeting.until(lambda: node.left)
+
+
+@pytest.mark.parametrize("kind", [FrameType.PART, FrameType.AGREEMENT])
+def test_whoever_does_not_read_what_matters_is_dropped(meeting: Meeting, kind: FrameType) -> None:
+    node = meeting.node(1)
+    join(meeting, node, 9)
+    sent = 0
+    while node.hub.send(node.peer(), kind, BIG):
+        sent += len(BIG)
+        meeting.turn()
+        assert sent < 1 << 28, "it is never full"
+    assert sent > (8 << 20 if kind is FrameType.AGREEMENT else 4 << 20) - len(BIG)
+    assert not node.hub.send(node.peer(), kind, b"")
+    meeting.until(lambda: not node.here)
+    assert node.left[0][1].startswith("does not keep up")
+    assert node.stats["overflows"] == 1
+
+
+def test_small_frames_do_not_pile_up_either(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    join(meeting, node, 9)
+    for sent in range(1_000_000):
+        if not node.hub.send(node.peer(), FrameType.TRANSACTIONS, b""):
+            break
+    assert sent < 100_000
+    assert node.here
+    meeting.settle()
+
+
+def test_pings_of_one_who_does_not_read_fill_nothing(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    first, _ = join(meeting, node, 9)
+    assert node.hub.send(node.peer(), FrameType.AGREEMENT, BIG)
+    for _ in range(30):
+        node.hub.send(node.peer(), FrameType.AGREEMENT, BIG)
+    meeting.settle()  # the kernel's buffers are full
+    ignored = node.stats["frames_ignored"]
+    first.say(packed(FrameType.PING, bytes(8)) * 500)
+    meeting.settle()
+    assert node.stats["frames_ignored"] == ignored + 500
+    assert node.here
+
+
+def test_speed_is_met_with_pauses_never_with_a_ban(meeting: Meeting) -> None:
+    slow = LaneBudget(
+        bytes_rate=Rate(per_s=1 << 20, burst=1 << 20), frames_rate=Rate(per_s=100, burst=100)
+    )
+    node = meeting.node(1, bulk_budget=slow, agreement_budget=slow)
+    lanes = join(meeting, node, 9)
+    lanes[0].say(packed(FrameType.AGREEMENT, b"v") * 1_000)
+    meeting.until(lambda: node.stats["pauses"])
+    meeting.settle(only=[])
+    assert len(node.frames) < 1_000
+    for _ in range(20):
+        lanes[0].say(packed(FrameType.PONG, bytes(8)))
+        meeting.pass_time(1)
+        meeting.settle()
+    assert len(node.frames) == 1_000
+    lanes[1].say(packed(FrameType.PART, bytes(1 << 17)) * 20)
+    meeting.until(lambda: node.stats["pauses"] > 1)
+    for _ in range(10):
+        lanes[0].say(packed(FrameType.PONG, bytes(8)))
+        meeting.pass_time(1)
+        meeting.settle()
+    assert len(node.frames) == 1_020
+    assert node.here
+    assert not node.hub.bans()
+
+
+def test_a_flood_is_served_in_turns(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    flooder, _ = join(meeting, node, 8)
+    quiet, _ = join(meeting, node, 9)
+    flooder.say(packed(FrameType.AGREEMENT, b"f") * 5_000)
+    quiet.say(packed(FrameType.AGREEMENT, b"q"))
+    meeting.rest(None)
+    assert 0 < node.hub.poll(meeting.now_ns()) <= FRAMES_PER_POLL
+    bodies = node.bodies(FrameType.AGREEMENT)
+    assert b"q" in bodies
+    assert len(bodies) <= FRAMES_PER_TURN + 1
+    meeting.until(lambda: len(node.frames) == 5_001)
+
+
+def test_silent_peers_are_pinged_and_then_given_up(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    silent, _ = join(meeting, node, 9)
+    meeting.pass_time(9)
+    meeting.settle()
+    assert not silent.of(FrameType.PING)
+    meeting.pass_time(1)
+    meeting.until(lambda: silent.of(FrameType.PING))
+    silent.say(packed(FrameType.PONG, silent.of(FrameType.PING)[0]))
+    meeting.settle()
+    meeting.pass_time(11)
+    meeting.until(lambda: len(silent.of(FrameType.PING)) == 2)
+    meeting.pass_time(14)
+    meeting.settle()
+    assert node.here
+    meeting.pass_time(2)
+    meeting.until(lambda: not node.here)
+    assert node.left[0][1].startswith("silent for")
+    assert node.stats["silent"] == 1
+
+
+def test_honest_peers_outlive_any_silence(meeting: Meeting) -> None:
+    a, b = joined(meeting)
+    for _ in range(10):
+        meeting.pass_time(12)
+        meeting.settle()
+    meeting.pass_time(600)  # as if the machine had slept
+    meeting.settle()
+    assert a.here
+    assert b.here
+    assert not a.left
+    assert not b.left
+
+
+def test_a_peer_that_takes_nothing_is_given_up(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    first, _ = join(meeting, node, 9)
+    for _ in range(40):
+        node.hub.send(node.peer(), FrameType.TRANSACTIONS, BIG)
+        meeting.turn()
+    assert node.stats["relay_dropped"]
+    for _ in range(14):
+        first.say(packed(FrameType.PING, bytes(8)))  # alive, but it never reads
+        meeting.settle()
+        meeting.pass_time(9)
+    meeting.until(lambda: not node.here)
+    assert node.left[0][1].startswith("takes nothing")
+
+
+def test_heights_are_told_seldom_and_the_last_one_counts(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    first, _ = join(meeting, node, 9, height=5)
+    assert node.hub.peers()[0].height == 5
+    meeting.pass_time(1)
+    for height in range(1, 100):
+        node.hub.set_height(height)
+        meeting.turn()
+    meeting.settle()
+    meeting.pass_time(1)
+    meeting.settle()
+    told = [struct.unpack("<Q", each)[0] for each in first.of(FrameType.STATUS)]
+    assert told[0] == 1
+    assert told[-1] == 99
+    assert len(told) <= 4
+    first.say(packed(FrameType.STATUS, struct.pack("<Q", 1 << 63)))
+    meeting.until(lambda: node.frames)
+    assert node.hub.peers()[0].height == 1 << 63
+    assert node.frames[0][1] is FrameType.STATUS
+
+
+def test_what_is_sent_between_polls_makes_the_descriptor_readable(meeting: Meeting) -> None:
+    a, b = joined(meeting)
+    meeting.settle()
+    a.hub.send(a.peer(), FrameType.AGREEMENT, b"x")
+    meeting.until(lambda: b.frames)
+    meeting.settle()
+    a.hub.send(a.peer(), FrameType.AGREEMENT, b"y")
+    a.hub.flush()
+    meeting.until(lambda: len(b.frames) == 2, only=[b])  # a is not polled again
+
+
+def test_a_quiet_hub_has_nothing_to_do(meeting: Meeting) -> None:
+    a, b = joined(meeting)
+    meeting.settle()
+    for node in (a, b):
+        assert node.hub.poll(meeting.now_ns()) == 0
+        deadline_ns = node.hub.deadline_ns()
+        assert deadline_ns is not None
+        assert deadline_ns > meeting.now_ns() + 100_000_000
+    assert meeting.turn() == 0

@@ -1,0 +1,454 @@
+"""The benchmark of a network: real nodes on one machine that share its cores, measured in turns.
+
+Every measurement starts a network on fresh copies of data directories, loads it with a load
+generator for each node, watches it through the nodes' statuses, and stops it in order. Nothing is
+believed of a network in which an answer was wrong, a process died or a node did not end with 0.
+Owns the working directory's layout: ``devnet/N`` the chain of N validators and the templates of
+their directories, ``runs/NUMBER`` a network's life.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from tools.bench import raw
+from tools.bench.devnet_plan import (
+    HALF_LOAD,
+    OVERLOAD,
+    DevnetScale,
+    Subject,
+    choose,
+    figures,
+    keys,
+)
+from tools.bench.errors import BenchError, BenchFailed
+from tools.bench.figures import medians, number, targets
+from tools.bench.load import check_report
+from tools.bench.machine import describe
+from tools.bench.nodes import clone
+from tools.bench.plan import BackendName
+from tools.bench.raw import Kind
+from tools.bench.subjects import FINALITY_PACE_MS
+from tools.devnet.__main__ import sections as shared_machine
+from tools.devnet.chain import make_chain
+from tools.devnet.errors import DevnetError
+from tools.devnet.load import Load, shares
+from tools.devnet.nodes import Network, Node, configure, init_nodes, wait_ready
+from tools.devnet.places import Place, Sections, places
+from tools.devnet.sight import Sight, sight
+from tools.loadgen.workload import WorkloadOptions
+
+UNCONFIRMED: Final = 40_000
+"""Admitted and not final, in the whole network, flat out: less than a mempool holds."""
+
+BYTES_PER_PAYMENT: Final = 1_000
+"""Of disk, for each node: its blocks, its store, and room for what the store rewrites."""
+
+LOAD_TIMEOUT_S: Final = 300.0
+CATCH_UP_TIMEOUT_S: Final = 300.0
+ANSWER_S: Final = 5.0  # a supervisor takes no longer, however loaded the machine is
+LOOK_S: Final = 0.05
+DIGITS: Final = 4
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DevnetOutcome:
+    """A finished benchmark: ``figures`` are medians, ``rounds`` hold what they are medians of."""
+
+    figures: dict[str, float]
+    machine: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    scale: DevnetScale
+    backend: BackendName
+    missing: dict[str, str]
+
+    def as_json(self, command: Sequence[str]) -> dict[str, Any]:
+        """The outcome as one JSON-able object; ``command`` is the command line that it is of."""
+        return {
+            "figures": self.figures,
+            "quick": self.scale.quick,
+            "targets": targets(self.figures, figures(self.scale.nodes, self.backend)),
+            "missing": self.missing,
+            "machine": self.machine,
+            "command": list(command),
+            "scale": asdict(self.scale),
+            "rounds": self.rounds,
+        }
+
+
+class DevnetBench:
+    """Chains, templates of data directories, and networks on copies of them."""
+
+    def __init__(self, work: Path, scale: DevnetScale, backend: BackendName, *, keep: bool) -> None:
+        self.work = work
+        self.scale = scale
+        self.backend = backend
+        self.room = scale.room(backend)
+        self._keep = keep
+        self._runs = count()
+
+    def prepare(self, nodes: int, tell: Tell) -> None:
+        """Make the chain of so many validators and their data directories.
+
+        Raises BenchError if there is no space, or it cannot be done.
+        """
+        needed = self.room * BYTES_PER_PAYMENT * (nodes + 1)
+        free = shutil.disk_usage(self.work).free
+        if free < needed:
+            raise BenchError(
+                f"{needed // 1_000_000:,} MB are needed, {self.work} has {free // 1_000_000:,} MB",
+                "free some space there, or name another directory with --work",
+            )
+        tell(f"a chain of {nodes} validator(s), {self.room:,} payments signed")
+        home = self._home(nodes)
+        shutil.rmtree(home, ignore_errors=True)
+        try:
+            make_chain(self.chain(nodes), nodes, WorkloadOptions(self.room, seed="bench"))
+            init_nodes(places(home, nodes, 0), self.chain(nodes))
+        except DevnetError as error:
+            raise BenchError(error.cause, error.remedy) from None
+        os.sync()  # so that no measurement pays for it
+
+    def chain(self, nodes: int) -> Path:
+        """Where the payments of a network lie."""
+        return self._home(nodes) / "chain"
+
+    @contextmanager
+    def network(self, nodes: int, extra: Sections, away: Sequence[int] = ()) -> Iterator[Network]:
+        """A network on fresh copies, ready but for the nodes ``away``, which are not started.
+
+        Raises BenchFailed if a node does not start, loses a process or does not end with 0.
+        """
+        run = self.work / "runs" / str(next(self._runs))
+        shutil.rmtree(run, ignore_errors=True)
+        network = Network(places(run, nodes, 0))
+        try:
+            for node in network.nodes:
+                self._settle(node.place, [other.place for other in network.nodes], extra)
+            with network:
+                started = [node for node in network.nodes if node.place.number not in away]
+                for node in started:
+                    node.start()
+                _wait_ready(started)
+                yield network
+                check_lives(network)
+                if failures := network.stop():
+                    raise BenchFailed("; ".join(failures))
+        finally:
+            if not self._keep:
+                shutil.rmtree(run, ignore_errors=True)
+
+    def clean(self) -> None:
+        """Remove everything that was made here, and the directory if nothing else is in it."""
+        if self._keep:
+            return
+        for name in ("runs", "devnet"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        with suppress(OSError):
+            self.work.rmdir()
+
+    def _home(self, nodes: int) -> Path:
+        return self.work / "devnet" / str(nodes)
+
+    def _settle(self, place: Place, everybody: Sequence[Place], extra: Sections) -> None:
+        template = self._home(len(everybody)) / place.name / place.datadir.name
+        place.root.mkdir(parents=True)
+        clone(template, place.datadir)
+        merged = {name: dict(values) for name, values in shared_machine(len(everybody)).items()}
+        for name, values in ({"verify": {"backend": self.backend}} | dict(extra)).items():
+            merged.setdefault(name, {}).update(values)
+        configure(place, [other.peer for other in everybody if other != place], merged)
+
+
+def run(
+    work: Path, scale: DevnetScale, only: Sequence[str], tell: Tell, *, keep: bool
+) -> DevnetOutcome:
+    """Measure everything, or what ``only`` names; ``tell`` is given a line now and then.
+
+    Raises BenchError if it cannot be done, BenchFailed if a network misbehaves.
+    """
+    found = describe(work)
+    backend = _backend(tell)
+    subjects, missing = choose(only, scale.nodes, backend)
+    bench = DevnetBench(work, scale, backend, keep=keep)
+    try:
+        tell(f"{len(subjects)} subjects, {scale.rounds} round(s), networks of {scale.nodes}")
+        sizes = {1 if subject is Subject.ALONE else scale.nodes for subject in subjects}
+        for nodes in sorted(sizes):
+            bench.prepare(nodes, tell)
+        turns = _Turns(bench, subjects, tell)
+        rounds = [turns.round(turn) for turn in range(1, scale.rounds + 1)]
+    finally:
+        bench.clean()
+    declared = figures(scale.nodes, backend)
+    found_figures = medians([one["figures"] for one in rounds], declared)
+    return DevnetOutcome(found_figures, found, rounds, scale, backend, missing)
+
+
+def _backend(tell: Tell) -> BackendName:
+    try:
+        raw.measure(Kind.MB8, 0.05)
+    except BenchError as error:
+        tell(f"without avx512: {error}")
+        return "nacl"
+    return "avx512"
+
+
+@dataclass
+class _Turns:
+    """The state between the rounds: what rates were measured so far."""
+
+    bench: DevnetBench
+    subjects: Sequence[Subject]
+    tell: Tell
+    _rates: dict[Subject, list[float]] = field(default_factory=dict)
+
+    def round(self, turn: int) -> dict[str, Any]:
+        """Measure every subject once; raw PyNaCl before and after the load flat out."""
+        scale, backend = self.bench.scale, self.bench.backend
+        names = keys(scale.nodes, backend)
+        values: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        raws: list[float] = []
+        for subject in self.subjects:
+            if subject is Subject.FLAT_OUT:
+                raws.append(raw.measure(Kind.NACL, scale.raw_s))
+            measured, details[subject.value] = self._measure(subject)
+            if subject is Subject.FLAT_OUT:
+                raws.append(raw.measure(Kind.NACL, scale.raw_s))
+                values["raw.nacl_per_s"] = statistics.fmean(raws)
+                measured = (measured[0], measured[0] / values["raw.nacl_per_s"])
+            values |= dict(zip(names[subject], measured, strict=True))
+            shown = [f"{name} {number(values[name])}" for name in names[subject]]
+            self.tell(f"round {turn} of {scale.rounds}, {subject}: {', '.join(shown)}")
+        return {
+            "round": turn,
+            "figures": {key: round(value, DIGITS) for key, value in values.items()},
+            "raw_nacl_per_s": [round(value, 1) for value in raws],
+            "subjects": details,
+        }
+
+    def _measure(self, subject: Subject) -> tuple[tuple[float, ...], dict[str, Any]]:
+        """The values of a subject's keys, and what they were made from."""
+        bench = self.bench
+        match subject:
+            case Subject.ALONE | Subject.FLAT_OUT:
+                nodes = 1 if subject is Subject.ALONE else bench.scale.nodes
+                rate, detail = flat_out(bench, nodes, self._rate(subject))
+                self._rates.setdefault(subject, []).append(rate)
+                return (rate,), detail
+            case Subject.FINALITY:
+                return finality(bench, HALF_LOAD * self._rate(Subject.FLAT_OUT))
+            case Subject.OVERLOAD:
+                return overload(bench, OVERLOAD * self._rate(Subject.FLAT_OUT))
+            case Subject.REJOIN:
+                return rejoin(bench, HALF_LOAD * self._rate(Subject.FLAT_OUT))
+            case Subject.CATCH_UP:
+                alone = self._rate(Subject.ALONE)
+                rate, detail = catch_up(bench, self._rate(Subject.FLAT_OUT))
+                return (rate, rate / alone), detail
+
+    def _rate(self, subject: Subject) -> float:
+        """What a subject reaches: as measured in this run, or a guess to begin with."""
+        known = self._rates.get(subject)
+        if known:
+            return statistics.median(known)
+        return self.bench.scale.guess_per_s(subject, self.bench.backend)
+
+
+def flat_out(bench: DevnetBench, nodes: int, guess_per_s: float) -> tuple[float, dict[str, Any]]:
+    """Payments finalised per second, as fast as the network takes them."""
+    transactions = bench.scale.count(guess_per_s, bench.room)
+    with bench.network(nodes, {}) as network:
+        parts = shares([node.place for node in network.nodes], transactions, None)
+        limit = max(1, UNCONFIRMED // nodes)
+        with Load(bench.chain(nodes), parts, "--max-unconfirmed", str(limit)) as load:
+            reports = believed(load)
+    rate = _per_s(reports)
+    return rate, {**_loads(reports), "tx_per_s": round(rate, 1), "nodes": nodes}
+
+
+def finality(bench: DevnetBench, rate_per_s: float) -> tuple[tuple[float, float], dict[str, Any]]:
+    """Milliseconds from intended sending to the announcement by the node that was sent to: the
+    median of the nodes' medians, and the greatest of their 99th percentiles.
+    """
+    transactions = bench.scale.count(rate_per_s, bench.room)
+    nodes = bench.scale.nodes
+    with bench.network(nodes, {"block": {"pace_ms": FINALITY_PACE_MS}}) as network:
+        parts = shares([node.place for node in network.nodes], transactions, rate_per_s)
+        with Load(bench.chain(nodes), parts) as load:
+            reports = believed(load)
+    found = [report["figures"] for report in reports]
+    median_ms = statistics.median(float(each["final.p50_ms"]) for each in found)
+    worst_ms = max(float(each["final.p99_ms"]) for each in found)
+    detail = {**_loads(reports), "offered_per_s": round(rate_per_s, 1), "pace_ms": FINALITY_PACE_MS}
+    return (median_ms, worst_ms), detail
+
+
+def overload(bench: DevnetBench, rate_per_s: float) -> tuple[tuple[float], dict[str, Any]]:
+    """Rounds that failed in a thousand blocks, at the node that counts most of them, while one
+    node is offered more than the network can take.
+    """
+    transactions = bench.scale.count(rate_per_s, bench.room)
+    nodes = bench.scale.nodes
+    with bench.network(nodes, {}) as network:
+        parts = shares([network.nodes[0].place], transactions, rate_per_s)
+        before = [see(node) for node in network.nodes]
+        with Load(bench.chain(nodes), parts, "--allow-shedding", "--clients", "4") as load:
+            reports = believed(load)
+        after = [see(node) for node in network.nodes]
+    blocks = [new.blocks - old.blocks for old, new in zip(before, after, strict=True)]
+    failed = [new.rounds_failed - old.rounds_failed
+              for old, new in zip(before, after, strict=True)]  # fmt: skip
+    if not all(blocks):
+        raise BenchFailed(f"a node made no block while {nodes} nodes were overloaded: {blocks}")
+    per_1000 = max(1000.0 * f / b for f, b in zip(failed, blocks, strict=True))
+    detail = {
+        **_loads(reports),
+        "offered_per_s": round(rate_per_s, 1),
+        "blocks": blocks,
+        "rounds_failed": failed,
+    }
+    return (per_1000,), detail
+
+
+def rejoin(bench: DevnetBench, half_per_s: float) -> tuple[tuple[float], dict[str, Any]]:
+    """Seconds from the start of a node that was killed under load to the height of the others,
+    which go on meanwhile; one block below it counts, for that is under way.
+    """
+    scale = bench.scale
+    rate_per_s = scale.rejoin_per_s(half_per_s, bench.room)
+    with bench.network(scale.nodes, {}) as network:
+        *others, victim = network.nodes
+        parts = shares([node.place for node in others], bench.room, rate_per_s)
+        with Load(bench.chain(scale.nodes), parts) as load:
+            time.sleep(scale.settle_s)
+            victim.kill()
+            left_at = see(others[0]).height
+            time.sleep(scale.away_s)
+            began_s = time.monotonic()
+            victim.start()
+            while _height(victim) < (height := max(see(node).height for node in others)) - 1:
+                _go_on(victim, began_s)
+                if load.done:
+                    raise BenchFailed("the load was over before the node was back")
+            took_s = time.monotonic() - began_s
+            load.stop()
+            reports = believed(load, whole=False)
+    detail = {
+        **_loads(reports),
+        "offered_per_s": round(rate_per_s, 1),
+        "away_s": scale.away_s,
+        "killed_at_height": left_at,
+        "back_at_height": height,
+    }
+    return (took_s,), detail
+
+
+def catch_up(bench: DevnetBench, guess_per_s: float) -> tuple[float, dict[str, Any]]:
+    """Payments committed per second by a node that begins at genesis while the others rest, from
+    when it is ready to their height.
+    """
+    scale = bench.scale
+    transactions = scale.count(guess_per_s, bench.room)
+    with bench.network(scale.nodes, {}, away=[scale.nodes - 1]) as network:
+        *others, late = network.nodes
+        parts = shares([node.place for node in others], transactions, None)
+        limit = max(1, UNCONFIRMED // len(others))
+        with Load(bench.chain(scale.nodes), parts, "--max-unconfirmed", str(limit)) as load:
+            reports = believed(load)
+        goal = max(see(node).height for node in others)
+        late.start()
+        _wait_ready([late])
+        began_s = time.monotonic()
+        first = see(late)
+        while (now := see(late)).height < goal:
+            _go_on(late, began_s)
+        took_s = time.monotonic() - began_s
+    rate = (now.finalised - first.finalised) / took_s
+    detail = {
+        **_loads(reports),
+        "blocks": now.height - first.height,
+        "payments": now.finalised - first.finalised,
+        "took_s": round(took_s, 3),
+    }
+    return rate, detail
+
+
+def see(node: Node) -> Sight:
+    """What a node says of itself; raises BenchFailed if it does not."""
+    status = node.status(ANSWER_S)
+    if status is None:
+        raise BenchFailed(f"{node.place.name} does not answer; see {node.place.log}")
+    return sight(status)
+
+
+def check_lives(network: Network) -> None:
+    """Raise BenchFailed if a node, or a process of one, has died."""
+    for node in network.nodes:
+        if (how := node.ended()) is not None:
+            raise BenchFailed(f"{node.place.name} {how}")
+        status = node.status(ANSWER_S) if node.running else None
+        died = [p["name"] for p in status["processes"] if p["restarts"]] if status else []
+        if died:
+            raise BenchFailed(f"{', '.join(died)} of {node.place.name} died")
+
+
+def _wait_ready(nodes: Sequence[Node]) -> None:
+    try:
+        wait_ready(nodes)
+    except DevnetError as error:
+        raise BenchFailed(f"{error.cause}; --keep would keep its log") from None
+
+
+def _height(node: Node) -> int:
+    """A node's height, -1 while it starts."""
+    status = node.status()
+    return -1 if status is None or status["state"] != "running" else sight(status).height
+
+
+def _go_on(node: Node, began_s: float) -> None:
+    """Wait a moment for a node that catches up; raises BenchFailed if there is no hope."""
+    if (how := node.ended()) is not None:
+        raise BenchFailed(f"{node.place.name} {how}")
+    if time.monotonic() - began_s > CATCH_UP_TIMEOUT_S:
+        raise BenchFailed(
+            f"{node.place.name} did not reach the others within {CATCH_UP_TIMEOUT_S:.0f} s"
+        )
+    time.sleep(LOOK_S)
+
+
+def believed(load: Load, *, whole: bool = True) -> list[dict[str, Any]]:
+    """Wait for the load's end; its reports, if every answer was right and all became final.
+
+    ``whole``: everything was to be sent. Raises BenchFailed.
+    """
+    documents = []
+    for report in load.reports(LOAD_TIMEOUT_S):
+        if report.document is None:
+            raise BenchFailed(f"{report.share.place.name}: {report.line()}")
+        sent = report.share.count if whole else int(report.document["counts"]["sent"])
+        check_report(report.document, sent)
+        documents.append(report.document)
+    return documents
+
+
+def _per_s(reports: Sequence[dict[str, Any]]) -> float:
+    """Payments finalised by the time from the first sending to the last finalisation."""
+    finalised = sum(int(report["counts"]["finalised"]) for report in reports)
+    return finalised / max(float(report["figures"]["load.elapsed_s"]) for report in reports)
+
+
+def _loads(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"loads": [{**report["counts"], **report["figures"]} for report in reports]}
