@@ -35,6 +35,7 @@ from pipeline.topology import TrayDims
 
 PRIORITIES = 3  # 0 urgent, 1 requested, 2 bulk
 WORKER_CREDIT = 2  # trays that one worker may have in hand: one in work, one to go on with
+URGENT_CREDIT = 2  # further ones, for the most urgent priority only: they wait for none but those
 CRASHES_TO_SPLIT = 2  # a tray is split when so many crashes happened with it in hand
 
 
@@ -74,7 +75,7 @@ class _Tray:
 @dataclass(slots=True)
 class _Worker:
     incarnation: int = 0
-    credit: int = 0
+    credit: int = -URGENT_CREDIT  # nothing before it is ready
     holding: set[int] = field(default_factory=set)
 
 
@@ -89,6 +90,10 @@ class Death:
     split: tuple[int, ...]
     redispatched: int
     resend: tuple[Descriptor, ...]
+
+
+def _least_credit(priority: int) -> int:
+    return 0 if priority else -URGENT_CREDIT
 
 
 class Custody:
@@ -150,10 +155,14 @@ class Custody:
 
     # -- dispatch --------------------------------------------------------------------------------
 
-    @property
-    def hungry(self) -> bool:
-        """Whether a worker has credit and nothing sealed is waiting: time to seal what there is."""
-        return not any(self._ready) and any(worker.credit > 0 for worker in self._workers)
+    def hungry(self, priority: int) -> bool:
+        """Whether a worker could take a tray of this priority and nothing sealed goes before it:
+        time to seal what there is.
+        """
+        least = _least_credit(priority)
+        return not any(self._ready[: priority + 1]) and any(
+            worker.credit > least for worker in self._workers
+        )
 
     def dispatch(self) -> list[Descriptor]:
         """Hand out sealed trays, most urgent first, to the workers with most credit."""
@@ -170,8 +179,9 @@ class Custody:
 
     def _worker_for(self, tray: _Tray) -> int | None:
         best: int | None = None
+        least = _least_credit(tray.priority)
         for number, worker in enumerate(self._workers):
-            if worker.credit <= 0 or (tray.crashes and worker.holding):
+            if worker.credit <= least or (tray.crashes and worker.holding):
                 continue
             if any(self._trays[held].crashes for held in worker.holding):
                 continue
@@ -279,7 +289,7 @@ class Custody:
         worker = self._workers[number]
         if incarnation < worker.incarnation:
             return Death((), 0, ())
-        worker.credit = 0
+        worker.credit = -URGENT_CREDIT
         held = sorted(worker.holding, key=lambda index: self._trays[index].sequence, reverse=True)
         worker.holding.clear()
         split: list[int] = []

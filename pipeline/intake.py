@@ -129,6 +129,7 @@ class Intake:
         # taken from the queues, not wholly in trays yet
         self._current: list[deque[_Bulk]] = [deque() for _ in range(PRIORITIES)]
         self._to_split: deque[tuple[int, int]] = deque()
+        self._gathered_ns = 0  # when bulk that filled no tray was sent off last
         self._quarantine_code = quarantine_code
         self._on_quarantine = on_quarantine
         self.items_in = 0
@@ -165,8 +166,12 @@ class Intake:
         queue = self._queues[-1]
         return queue.pending_weight * 2 < queue.max_weight_total
 
-    def pump(self) -> None:
-        """Move queued items into trays, and trays to workers that ask; call after all inputs."""
+    def pump(self, now_ns: int, *, gather_ns: int = 0) -> None:
+        """Move queued items into trays, and trays to workers that ask; call after all inputs.
+
+        Bulk that does not fill a tray is sent off `gather_ns` after the last such tray: the cost of
+        a tray is the same for one item and for many.
+        """
         if self._to_split:
             self._split_suspects()
         for priority, queue in enumerate(self._queues):
@@ -179,9 +184,14 @@ class Intake:
                     break
                 current.popleft()
         self._dispatch()
-        if self.custody.hungry:
-            for each in range(PRIORITIES):
-                self._seal(each)
+        for priority in range(PRIORITIES):
+            if self._filling[priority] is None or not self.custody.hungry(priority):
+                continue
+            if priority == PRIORITIES - 1:
+                if now_ns - self._gathered_ns < gather_ns:
+                    continue
+                self._gathered_ns = now_ns
+            self._seal(priority)
             self._dispatch()
 
     def _fill(self, bulk: _Bulk, priority: int) -> bool:
@@ -312,7 +322,6 @@ class Intake:
             self._resend.send(pack_descriptor(*descriptor))
         for tray in death.split:
             self._to_split.append((tray, self.custody.generation(tray)))
-        self.pump()
 
     def _split_suspects(self) -> None:
         for _ in range(len(self._to_split)):

@@ -8,11 +8,13 @@ nothing: it may be killed at any moment, and the intake dispatches what it held 
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import zmq
 
 from pipeline.child import StageContext
 from pipeline.control import Attach
-from pipeline.custody import WORKER_CREDIT
+from pipeline.custody import URGENT_CREDIT, WORKER_CREDIT
 from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descriptor
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.stage import Input, Stage
@@ -69,21 +71,32 @@ class TrayWorker(Stage):
         self._done.send(pack_descriptor(*ready))
 
     def _handle_work(self) -> int:
+        """Judge what is in hand, the most urgent first, whenever it came."""
         handled = 0
-        for frame in drain(self._socket, WORKER_CREDIT):
-            work = unpack_descriptor(frame)
-            if not self._is_mine(work):
-                continue
-            self.judge(
-                self._input.label(work.tray),
-                self._input.payloads[work.tray],
-                self._input.offsets[work.tray][: work.items + 1],
-                self._verdicts.claim(work),
-            )
-            self._judged.send(pack_descriptor(*work._replace(kind=Kind.JUDGED)))
-            self._done.send(pack_descriptor(*work._replace(kind=Kind.DONE)))
-            handled += work.items
+        in_hand: list[Descriptor] = []
+        for _ in range(WORKER_CREDIT):
+            frames = drain(self._socket, WORKER_CREDIT + URGENT_CREDIT)
+            in_hand += [work for work in map(unpack_descriptor, frames) if self._is_mine(work)]
+            if not in_hand:
+                break
+            handled += self._work(in_hand)
+        while in_hand:
+            handled += self._work(in_hand)
         return handled
+
+    def _work(self, in_hand: list[Descriptor]) -> int:
+        """Judge the most urgent tray, and among those the first, and hand it on."""
+        work = min(in_hand, key=attrgetter("priority"))
+        in_hand.remove(work)
+        self.judge(
+            self._input.label(work.tray),
+            self._input.payloads[work.tray],
+            self._input.offsets[work.tray][: work.items + 1],
+            self._verdicts.claim(work),
+        )
+        self._judged.send(pack_descriptor(*work._replace(kind=Kind.JUDGED)))
+        self._done.send(pack_descriptor(*work._replace(kind=Kind.DONE)))
+        return work.items
 
     def _is_mine(self, work: Descriptor) -> bool:
         """Whether the descriptor is for this life of this worker and the filling is still there."""

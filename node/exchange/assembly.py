@@ -31,7 +31,7 @@ from node.network.frames import FrameType
 NS_PER_MS = 1_000_000
 GRACE_NS = 100 * NS_PER_MS  # a COMPACT and the proposal that names it come by different ways
 IMPATIENCE_NS = 300 * NS_PER_MS  # without progress for so long, another peer is asked as well
-REPEAT_NS = 3_000 * NS_PER_MS  # the same one is asked again only then
+REPEAT_NS = 1_500 * NS_PER_MS  # the same one is asked again only then
 MAX_POSITIONS = 60_000  # in one request, which must fit its frame
 
 

@@ -31,7 +31,8 @@ LATE_NS = 1 * _S  # one block behind for so long is behind
 HEDGE_NS = 1 * _S  # the next block is asked of a second peer after this
 SLOW_BYTES_PER_S = 256 * 1024  # unless it comes faster than this
 STALL_NS = 5 * _S  # without anything
-ANSWER_NS = 30 * _S  # for one answer, however it drips
+RETRY_NS = 1_500_000_000  # without anything, what is lacking is asked for again
+LONGEST_NS = 120 * _S  # for one block, however it drips
 AGAIN_NS = _S // 2  # after a peer had no time for more of a block
 TICK_NS = _S // 10  # how often time is looked at while somebody is ahead
 FIRST_DOUBT_NS = 2 * _S
@@ -253,12 +254,14 @@ class CatchUp:
             since_ns = self._verifying.get(download.certified) if download.certified else None
             if since_ns is not None and now_ns - since_ns >= STALL_NS:
                 self._verify(download, now_ns)  # the verifier died with the question
-        elif now_ns - download.progress_ns >= STALL_NS or now_ns - download.asked_ns >= ANSWER_NS:
+        elif now_ns - download.progress_ns >= STALL_NS or now_ns - download.began_ns >= LONGEST_NS:
             points = 0 if download.busy_until_ns else STALL
             self._fail(download, points, f"block {download.height} does not come", now_ns)
         elif 0 < download.busy_until_ns <= now_ns:
             download.busy_until_ns = now_ns + AGAIN_NS
             self._send(download)
+        elif now_ns - max(download.progress_ns, download.asked_ns) >= RETRY_NS:
+            self._ask(download, download.gap, now_ns)  # something was lost
         else:
             self._settle(download, now_ns)
 
@@ -266,11 +269,11 @@ class CatchUp:
         """Ask for the rest of a block when an answer is here, and there is room."""
         if download.is_whole:
             self._close(download)
-        elif download.end is not None and download.is_answered:
+        elif download.is_answered:
             if download.height == self._tip + 1 or self._has_room():
-                self._ask(download, download.end, now_ns)
+                self._ask(download, download.gap, now_ns)
             else:
-                download.progress_ns = download.asked_ns = now_ns  # it is we who wait
+                download.progress_ns = download.began_ns = now_ns  # it is we who wait
 
     def _at(self, download: Download) -> Iterator[Download]:
         return (each for each in self._downloads.values() if each.height == download.height)

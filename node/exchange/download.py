@@ -48,6 +48,7 @@ class Download:
         self._rules = rules
         self._granted_bytes = 0
         self._items: dict[int, Arrived] = {}
+        self._gap = 0
         self._txids: list[bytes] = []
 
     @property
@@ -58,7 +59,15 @@ class Download:
     @property
     def is_answered(self) -> bool:
         """Whether all that the answer under way holds is here, and the block is not whole."""
-        return self.end is not None and len(self._items) >= self.end and not self.is_whole
+        return self.end is not None and self.gap >= self.end and not self.is_whole
+
+    @property
+    def gap(self) -> int:
+        """The first transaction that is not here."""
+        have = self._items
+        while self._gap in have:
+            self._gap += 1
+        return self._gap
 
     @property
     def txids(self) -> list[bytes]:
@@ -74,7 +83,7 @@ class Download:
         self.first = first
         self.end = None
         self.busy_until_ns = 0
-        self.asked_ns = self.progress_ns = now_ns
+        self.asked_ns = now_ns
         self._granted_bytes = self.size_bytes + ANSWER_BYTES + MAX_TX_BYTES
 
     def take_head(self, head: BlockHead, validators: ValidatorSet, now_ns: int) -> Certified:

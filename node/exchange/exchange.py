@@ -107,6 +107,7 @@ class Exchange:
     def hold(self, value: bytes, block: Block) -> None:
         """Keep a valid block of the height being decided for peers, without announcing it."""
         self._supplier.hold(value, block)
+        self._out.flush()
 
     def want(self, height: int, value: bytes, now_ns: int, now_ms: int) -> None:
         """Agreement needs this block; `judged` answers. `now_ms` is Unix time.

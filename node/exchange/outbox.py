@@ -18,7 +18,7 @@ from node.exchange.verified import Arrived
 from node.network.frames import FrameType
 
 LIE = 100  # points for what no honest peer does
-STALL = 10  # for what an overloaded one may do
+STALL = 5  # for what an overloaded one may do: it takes many to be worth a lie
 
 _REQUESTS = 2**32
 _P = ParamSpec("_P")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # whose reader performs; here it is a place to hand on
     from node.storage.blockfile import BodyLocation
 
 MAX_CANDIDATES = 16  # proposed blocks of one height, kept for those who ask
+MAX_AWAITED = 4  # of a peer
 MAX_RECENT_BYTES = 64 << 20  # of committed blocks, kept for those who ask
 KEPT_BYTES = 160  # what a transaction takes in memory besides its bytes, and a block at least
 PEER_BYTES_PER_S = 16 << 20
@@ -89,21 +90,27 @@ class Supplier:
         self._out = out
         self._limit = limit  # transactions in a block
         self._candidates: dict[bytes, Block] = {}
+        self._awaited: dict[int, list[bytes]] = {}  # candidates that peers asked for in vain
         self._recent: dict[bytes, tuple[Block, int]] = {}  # with its size, last used last
         self._recent_bytes = 0
         self._budgets: dict[int, Budget] = {}
         self._total = Budget(TOTAL_BYTES_PER_S, TOTAL_BURST_BYTES, 0)
 
     def hold(self, value: bytes, block: Block) -> None:
-        """Keep a proposed block for those who ask."""
+        """Keep a proposed block for those who ask, and for those who have asked."""
         self._candidates.setdefault(value, block)
         if len(self._candidates) > MAX_CANDIDATES:
             del self._candidates[next(iter(self._candidates))]
+        for peer, values in self._awaited.items():
+            if value in values:
+                values.remove(value)
+                self._budgets[peer].spend(self._send_compact(peer, block))
 
     def committed(self, value: bytes) -> None:
         """A block was committed: the others of its height are of no use any more."""
         block = self._candidates.get(value)
         self._candidates.clear()
+        self._awaited.clear()
         if block is not None:
             self._keep(value, block)
 
@@ -114,6 +121,7 @@ class Supplier:
     def gone(self, peer: int) -> None:
         """A peer is no longer there."""
         self._budgets.pop(peer, None)
+        self._awaited.pop(peer, None)
 
     def answer(self, peer: int, frame_type: int, body: bytes, tip_height: int, now_ns: int) -> None:
         """Answer a peer's question. Raises ExchangeError when it is none."""
@@ -148,11 +156,18 @@ class Supplier:
         if block is None and 0 < height <= tip_height and self._store.block_id(height) == value:
             block, read = self._committed(height)
         if block is None:
+            if height == tip_height + 1:
+                values = self._awaited.setdefault(peer, [])
+                if value not in values:
+                    self._awaited[peer] = [*values, value][-MAX_AWAITED:]
             return 0
+        return read + self._send_compact(peer, block)
+
+    def _send_compact(self, peer: int, block: Block) -> int:
         compact = encode_compact(block.header.encode(), block.txids)
         if len(compact) <= MAX_BODY_BYTES[FrameType.COMPACT]:
             self._out.send(peer, FrameType.COMPACT, compact)
-        return read + len(compact)
+        return len(compact)
 
     def _give_transactions(self, peer: int, body: bytes, may: bool) -> int:
         request, value, positions = decode_get_transactions(body, self._limit)

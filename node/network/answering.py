@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from node.network.address import Address, AddressError, is_loopback, parse_address, plain_ip
 from node.network.connection import Connection
-from node.network.doorstep import MAX_PENDING
 from node.network.frames import FrameType, Lane
 from node.network.handshake import (
     CHALLENGE_BYTES,
@@ -48,8 +47,7 @@ class Answering:
         board = self._board
         board.stats["accepted"] += 1
         connection = Connection(sock, plain_ip(host), port, Lane.AGREEMENT, board.now_ns)
-        if len(self._door.pending) >= MAX_PENDING:
-            self._door.crowd_out()
+        self._door.crowd_out()
         self._door.watch(connection)
         host = connection.host
         if board.bans.banned(host, board.now_ms) and not board.is_static_site(host):
@@ -66,6 +64,8 @@ class Answering:
         connection.lane = Lane(hello.lane)
         refusal = judge_hello(hello, board.settings.genesis_id, board.settings.node_id)
         if refusal is not None:
+            if refusal[0] is Refusal.SELF:
+                self._door.found_self(hello.challenge)
             self._door.refuse(connection, *refusal)
         elif connection.lane is Lane.BULK:
             self._second_lane(connection, hello)
@@ -76,11 +76,12 @@ class Answering:
         """A newcomer: is there room, and is it not here already?"""
         board = self._board
         listen = _listen_address(connection.host, hello.listen)
-        target = None if listen is None else board.dialler.static_at(listen)
+        target = None if listen is None else board.targets.static_at(listen)
         if target is None and board.bans.banned(connection.host, board.now_ms):
             self._door.refuse(connection, Refusal.BANNED, "your address is banned here")
             return
-        if not self._door.replaces(hello.node_id, dialled_by=hello.node_id):
+        static = target is not None
+        if not self._door.replaces(hello.node_id, dialled_by=hello.node_id, static=static):
             self._door.refuse(connection, Refusal.DUPLICATE, "this node is connected already")
             return
         if target is None and (full := self._full(connection.host)):
@@ -100,7 +101,7 @@ class Answering:
             height=hello.height,
             agent=hello.agent,
             listen=listen,
-            static=target is not None,
+            static=static,
             their_challenge=hello.challenge,
             told_height=board.height,
         )
@@ -112,23 +113,20 @@ class Answering:
         """The bulk lane of a peer whose agreement lane was welcomed."""
         board = self._board
         peer = board.peers.of_session(hello.session)
-        if (
-            peer is None
-            or peer.outbound
-            or peer.open
-            or peer.node_id != hello.node_id
-            or peer.ip != connection.host
-        ):
+        if peer is None or peer.open or peer.node_id != hello.node_id or peer.ip != connection.host:
             self._door.refuse(connection, Refusal.MALFORMED, "no such session")
             return
         connection.challenge = peer.own_challenge
         self._door.pending.pop(connection)
+        peer.height = hello.height
+        peer.refresh()
         self._welcome(connection, peer)
         board.open(peer, connection)
         self._upkeep.opened(peer)
 
     def _welcome(self, connection: Connection, peer: Peer) -> None:
         board = self._board
+        peer.told_height = board.height
         welcome = Welcome(
             peer.version,
             board.settings.node_id,
@@ -150,12 +148,20 @@ class Answering:
             return f"{of_host} peers of this address are connected"
         if len(inbound) < board.settings.max_inbound:
             return None
-        loser = loses_slot(host, [(each.ip, each.number) for each in inbound])
+        loser = _loser(host, inbound)
         if loser is None:
             return f"all {board.settings.max_inbound} slots are taken"
         board.stats["evicted"] += 1
-        board.lose(next(each for each in inbound if each.number == loser), "lost its slot")
+        board.lose(loser, "lost its slot")
         return None
+
+
+def _loser(host: str, inbound: list[Peer]) -> Peer | None:
+    """Whose slot a newcomer gets: of those who never came with their bulk lane, the oldest."""
+    if (half_open := next((each for each in inbound if not each.open), None)) is not None:
+        return half_open
+    number = loses_slot(host, [(each.ip, each.number) for each in inbound])
+    return next((each for each in inbound if each.number == number), None)
 
 
 def _listen_address(host: str, told: str) -> Address | None:

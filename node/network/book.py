@@ -9,10 +9,12 @@ last to go.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from node.network.address import Address, AddressError, group_of, parse_address, worth_dialling
+
+if TYPE_CHECKING:
+    from random import Random
 
 MAX_ADDRESSES: Final = 1_000
 MAX_PER_TELLER: Final = 100  # never tried or never reached, by the neighbourhood that told them
@@ -74,7 +76,8 @@ class AddressBook:
             if not reached or not worth_dialling(address, address.host):
                 return
             if len(self._entries) >= MAX_ADDRESSES:
-                self._remove(self._order[0])
+                worst = (each for each in self._order if not self._entries[each].reached_ms)
+                self._remove(next(worst, self._order[0]))
             entry = self._insert(address, group_of(OWN))
         self.changed = True
         entry.tried_ms = now_ms

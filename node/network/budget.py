@@ -1,15 +1,17 @@
 """How fast a peer may send, and how soon to try it again: pure, with time as an argument.
 
 Speed is no offence. A lane that is over its budget is merely not read until it has paid back, so
-TCP slows the sender down. Used by the reactor (`Budget`) and the dialler (`Backoff`).
+TCP slows the sender down. Used by the reactor (`Budget`) and for static peers (`Backoff`).
 """
 
 from __future__ import annotations
 
-from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from node.network.settings import NS_PER_S, LaneBudget, Rate
+
+if TYPE_CHECKING:
+    from random import Random
 
 SHORTEST_PAUSE_NS: Final = 20_000_000  # so that a lane at its limit does not wake the loop all day
 MAX_DOUBLINGS: Final = 32

@@ -1,6 +1,6 @@
 """Calls others: dials, says hello, and takes a welcome or a refusal.
 
-The dialling says whom, the dispatch hands over what they answer. After the welcome on the agreement
+The dialler says whom, the dispatch hands over what they answer. After the welcome on the agreement
 lane the same address is dialled again for the bulk lane. Owns nothing: what is pending lies on the
 doorstep, whom it has reached is the switchboard's.
 """
@@ -29,9 +29,9 @@ from node.network.handshake import (
 from node.network.peers import Peer
 
 if TYPE_CHECKING:
-    from node.network.dialler import Target
     from node.network.doorstep import Doorstep
     from node.network.switchboard import Switchboard
+    from node.network.targets import Target
     from node.network.upkeep import Upkeep
 
 
@@ -75,6 +75,7 @@ class Calling:
             connection.challenge = board.rng.randbytes(CHALLENGE_BYTES)
         else:
             connection.challenge = peer.own_challenge
+            peer.told_height = board.height
         hello = Hello(
             MAGIC,
             VERSION_MIN,
@@ -112,11 +113,9 @@ class Calling:
         target = connection.target
         assert target is not None
         target.node_id = welcome.node_id
-        if not self._door.replaces(welcome.node_id, dialled_by=board.settings.node_id):
+        own = board.settings.node_id
+        if not self._door.replaces(welcome.node_id, dialled_by=own, static=target.static):
             self._turned_away(connection, Refusal.DUPLICATE, "this node is connected already")
-            return
-        if board.peers.of_session(welcome.session) is not None:
-            self._door.offended(connection, "WELCOME: a session that another peer has")
             return
         peer = Peer(
             board.peers.next_number(),
@@ -140,6 +139,8 @@ class Calling:
             self._door.offended(connection, "WELCOME: another node on the bulk lane")
             return
         self._door.pending.pop(connection)
+        peer.height = welcome.height
+        peer.refresh()
         self._board.open(peer, connection)
         self._upkeep.opened(peer)
 
@@ -170,5 +171,4 @@ class Calling:
             reason=name,
             text=text,
         )
-        target.mute = reason is Refusal.SELF
         self._door.give_up(connection, name, told=True)

@@ -1,8 +1,8 @@
 """One TCP connection: bytes in, frames' buffers out, and what is known of the one at the other end.
 
-The reactor (`node.network.reactor`) reads and writes it, the greeter and the hub decide what it is.
-It owns its socket and the buffers that wait to be sent; both go when it is closed. What kills it:
-an error of the socket, the end of the stream.
+The reactor (`node.network.reactor`) reads and writes it, the doorstep and the switchboard decide
+what it is. It owns its socket and the buffers that wait to be sent; both go when it is closed. What
+kills it: an error of the socket, the end of the stream.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from node.network.frames import ACCEPTING, DIALLING, FrameReader, Lane
 
 if TYPE_CHECKING:
     from node.network.budget import Budget
-    from node.network.dialler import Target
     from node.network.peers import Peer
+    from node.network.targets import Target
 
 GATHER_BUFFERS: Final = 64  # in one sendmsg; the kernel takes up to 1,024
 GATHER_BYTES: Final = 512 * 1024  # of one connection in one turn, then others have theirs
+KEEPALIVE_S: Final = 10
+KEEPALIVE_TRIES: Final = 3
 
 _LATER: Final = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
 
@@ -172,9 +174,14 @@ def dial(host: str, port: int) -> socket.socket:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Never wait, never hold small frames back."""
+    """Never wait, never hold small frames back, and notice a path that is dead."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Silence on a bulk lane says nothing, but the kernel there answers even when nobody reads.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
 
 
 def _named(error: OSError) -> str:

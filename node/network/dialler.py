@@ -1,100 +1,99 @@
-"""Whom to dial and when: static peers for ever, others while there are too few.
+"""Dials whoever is due: static peers, and nodes from the book while there are too few.
 
-Pure, with time and chance as arguments; the switchboard dials and tells what came of it. It owns
-the targets, one for each static address and one for each address of the book that is being tried.
+The hub calls `tick` in every poll; `node.network.calling` does the rest. It owns the resolver for
+static peers that are given by name, and the time of the next look into the book.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from node.network.address import Address
-from node.network.budget import Backoff
+from node.network.address import is_numeric
+from node.network.resolver import Resolver
 from node.network.settings import NS_PER_S
 
-STABLE_NS: Final = 10 * NS_PER_S  # a connection that lived so long makes earlier failures history
-RECHECK_NS: Final = NS_PER_S  # whether a peer that came by itself is still there
+if TYPE_CHECKING:
+    from node.network.address import Address
+    from node.network.calling import Calling
+    from node.network.doorstep import Doorstep
+    from node.network.switchboard import Switchboard
+    from node.network.targets import Target
 
-
-class Target:
-    """An address that is dialled."""
-
-    __slots__ = ("address", "backoff", "busy", "due_ns", "host", "mute", "node_id", "static")
-
-    def __init__(self, address: Address, static: bool, backoff: Backoff, due_ns: int) -> None:
-        self.address = address
-        self.host = address.host  # the IP when the address is a name and was looked up
-        self.static = static
-        self.backoff = backoff
-        self.due_ns = due_ns
-        self.busy = False  # dialling or connected
-        self.node_id = b""  # who is there, once that is known
-        self.mute = False  # it is this node itself
+MAX_DIALLING: Final = 8  # from the book at once
+LOOK_EVERY_NS: Final = NS_PER_S // 2
+RESOLVER_EVERY_NS: Final = NS_PER_S // 20  # how often its answers are looked for
 
 
 class Dialler:
-    """The static targets and their pauses."""
+    """Keeps up the connections that this node wants."""
 
-    def __init__(
-        self, static: Iterable[Address], first_ns: int, longest_ns: int, now_ns: int
-    ) -> None:
-        self._first_ns = first_ns
-        self._longest_ns = longest_ns
-        self.static = [
-            Target(each, True, Backoff(first_ns, longest_ns), now_ns)
-            for each in dict.fromkeys(static)
-        ]
+    def __init__(self, board: Switchboard, door: Doorstep, calling: Calling) -> None:
+        self._board = board
+        self._door = door
+        self._calling = calling
+        self._look_ns = board.now_ns
+        self._resolver = Resolver()
+        self._resolving: dict[Address, Target] = {}
 
-    def due(self, now_ns: int) -> list[Target]:
-        """Return the static targets to dial now."""
-        return [
-            each
-            for each in self.static
-            if each.due_ns <= now_ns and not each.busy and not each.mute
-        ]
+    def tick(self) -> None:
+        """Dial what is due."""
+        board = self._board
+        for target in board.targets.due(board.now_ns):
+            self._dial_static(target)
+        if self._resolving:
+            self._take_answers()
+        if board.now_ns >= self._look_ns:
+            self._look_ns = board.now_ns + LOOK_EVERY_NS
+            self._look_into_book()
 
-    def passing(self, address: Address, now_ns: int) -> Target:
-        """Return a target for one attempt at an address that is not static."""
-        return Target(address, False, Backoff(self._first_ns, self._longest_ns), now_ns)
-
-    def static_at(self, address: Address) -> Target | None:
-        """The static target that listens at this IP and port."""
-        for each in self.static:
-            if each.host == address.host and each.address.port == address.port:
-                return each
-        return None
-
-    def is_static_site(self, host: str) -> bool:
-        """Whether a static target has this IP."""
-        return any(each.host == host for each in self.static)
-
-    def failed(self, target: Target, now_ns: int, rng: Random) -> None:
-        """No connection came of it, or none that lasted."""
-        target.busy = False
-        target.due_ns = now_ns + target.backoff.failed(rng)
-
-    def ended(self, target: Target, lived_ns: int, now_ns: int, rng: Random) -> None:
-        """A connection is over; one that lasted is dialled again with the shortest pause."""
-        if lived_ns >= STABLE_NS:
-            target.backoff.succeeded()
-        self.failed(target, now_ns, rng)
-
-    def punish(self, target: Target, now_ns: int, rng: Random) -> None:
-        """Leave it alone for the longest pause."""
-        target.busy = False
-        target.due_ns = now_ns + target.backoff.worst(rng)
-
-    def there_already(self, target: Target, now_ns: int) -> None:
-        """The node at this address is connected by its own doing."""
-        target.busy = False
-        target.due_ns = now_ns + RECHECK_NS
-
-    @property
     def deadline_ns(self) -> int | None:
-        """When the next static target is due."""
-        return min(
-            (each.due_ns for each in self.static if not each.busy and not each.mute),
-            default=None,
-        )
+        """When `tick` may have something to do."""
+        board = self._board
+        deadlines = [board.targets.deadline_ns]
+        if self._resolving:
+            deadlines.append(board.now_ns + RESOLVER_EVERY_NS)
+        if board.settings.max_outbound and len(board.book):
+            deadlines.append(self._look_ns)
+        return min((each for each in deadlines if each is not None), default=None)
+
+    def _dial_static(self, target: Target) -> None:
+        board = self._board
+        peer = board.peers.of_id(target.node_id)
+        if peer is not None and peer.static:
+            board.targets.there_already(target, board.now_ns)
+        elif is_numeric(target.address.host):
+            self._calling.dial(target, target.address.host)
+        else:
+            target.busy = True
+            self._resolving[target.address] = target
+            self._resolver.ask(target.address)
+
+    def _take_answers(self) -> None:
+        for answer in self._resolver.answers():
+            target = self._resolving.pop(answer.address)
+            if answer.hosts:  # a name may have several; each failure is the next one's turn
+                host = answer.hosts[target.backoff.failures % len(answer.hosts)]
+                self._calling.dial(target, host)
+            else:
+                self._door.not_reached(target, answer.error)
+
+    def _look_into_book(self) -> None:
+        board = self._board
+        dialling = self._door.dialling_others()
+        connected = sum(each.outbound and not each.static for each in board.peers)
+        if dialling >= MAX_DIALLING or connected + dialling >= board.settings.max_outbound:
+            return
+        address = board.book.pick(board.now_ms, board.rng, self._known())
+        if address is None or board.bans.banned(address.host, board.now_ms):
+            return
+        self._calling.dial(board.targets.passing(address, board.now_ns), address.host)
+
+    def _known(self) -> set[Address]:
+        """Addresses that there is no need to dial: own, static, being dialled, connected."""
+        board = self._board
+        known = {each.address for each in board.targets.static}
+        known.update(self._door.dialling_addresses())
+        known.update(each.listen for each in board.peers if each.listen is not None)
+        if board.listening is not None:
+            known.add(board.listening)
+        return known

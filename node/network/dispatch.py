@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from node.network.switchboard import Switchboard
     from node.network.upkeep import Upkeep
 
-MAX_PROOFS: Final = 3  # of one peer: each costs somebody a signature check
-
 # From this number on frames are the stage's own (STATUS is, too).
 FIRST_OF_STAGE: Final = int(FrameType.AGREEMENT)
 
@@ -104,8 +102,8 @@ class Dispatch:
         except HandshakeError as error:
             board.malformed(peer, str(error))
             return
-        if peer.proven or peer.proofs >= MAX_PROOFS:
+        if peer.validator is not None:  # one chance: each costs somebody a signature check
             board.stats["frames_ignored"] += 1
             return
-        peer.proofs += 1
+        peer.validator = proof.validator
         board.events.proof(peer.info, proof.validator, proof.signature, peer.own_challenge)

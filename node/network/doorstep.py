@@ -8,7 +8,8 @@ told why, and has a second to read it.
 Two nodes may dial each other at the same time. Of the two connections the one stays that was
 dialled by the smaller node id; both sides see this for themselves, the one when it is greeted, the
 other when it is welcomed. Against a peer that is connected already a newcomer of the same node id
-has no chance (ids are claims); the old one is pinged, and is gone soon if nobody answers.
+has no chance (ids are claims); the old one is pinged, and is gone soon if nobody answers. Only a
+static peer, known by its address, takes its node id back from whoever uses it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from node.network.settings import NS_PER_S
 
 if TYPE_CHECKING:
     from node.network.address import Address
-    from node.network.dialler import Target
     from node.network.peers import Peer
     from node.network.switchboard import Switchboard
+    from node.network.targets import Target
     from node.network.upkeep import Upkeep
 
-MAX_PENDING: Final = 128  # connections that have not greeted; then the most crowded address gives
+MAX_PENDING: Final = 128  # inbound connections that have not greeted
 LEAVING_NS: Final = NS_PER_S
 MALFORMED_POINTS: Final = 20  # of a stranger, who may be no node at all
 
@@ -97,14 +98,18 @@ class Doorstep:
         """Return the addresses that are being dialled."""
         return {each.target.address for each in self.pending if each.target is not None}
 
-    def replaces(self, node_id: bytes, *, dialled_by: bytes) -> bool:
+    def replaces(self, node_id: bytes, *, dialled_by: bytes, static: bool) -> bool:
         """Whether a new connection with a node may take the place of the one there is, if any.
 
-        `dialled_by`: the node id of the side that dialled the new one.
+        `dialled_by`: the node id of the side that dialled the new one; `static`: its address is
+        that of a static peer, which is worth more than anybody's claim of a node id.
         """
         board = self._board
         old = board.peers.of_id(node_id)
         if old is None:
+            return True
+        if static and not old.static:
+            board.lose(old, "the static peer of this node id has come")
             return True
         own = board.settings.node_id
         old_dialled_by = own if old.outbound else node_id
@@ -117,6 +122,12 @@ class Doorstep:
             return False
         board.lose(old, "both sides have dialled")
         return True
+
+    def found_self(self, challenge: bytes) -> None:
+        """Never dial an address again behind which is this node, as its own challenge proves."""
+        for each in self.pending:
+            if each.target is not None and each.challenge == challenge:
+                each.target.mute = True
 
     def refuse(self, connection: Connection, reason: Refusal, text: str) -> None:
         """Tell the one who has dialled why it is not wanted."""
@@ -145,8 +156,9 @@ class Doorstep:
             board.lose(connection.peer, reason)
         elif connection.target is not None and phase is not Phase.CLOSED:
             target = connection.target
-            if target.node_id and board.peers.of_id(target.node_id) is not None:
-                board.dialler.there_already(target, board.now_ns)
+            peer = board.peers.of_id(target.node_id)
+            if peer is not None and peer.static:
+                board.targets.there_already(target, board.now_ns)
             else:
                 self.not_reached(target, reason, told=told)
 
@@ -163,9 +175,9 @@ class Doorstep:
         connection.since_ns = self._board.now_ns
 
     def crowd_out(self) -> None:
-        """Give up the oldest inbound connection of the address that has most of them."""
+        """Make room: the oldest inbound connection of the address with most of them has to go."""
         inbound = [each for each in self.pending if not each.outbound]
-        if inbound:
+        if len(inbound) >= MAX_PENDING:
             crowd = Counter(each.host for each in inbound)
             self._board.stats["crowded_out"] += 1
             self.give_up(max(inbound, key=lambda each: crowd[each.host]), "crowded out")
@@ -179,7 +191,7 @@ class Doorstep:
         """No peer comes of a dial: try again later."""
         board = self._board
         board.stats["dial_failures"] += 1
-        board.dialler.failed(target, board.now_ns, board.rng)
+        board.targets.failed(target, board.now_ns, board.rng)
         if not target.static:
             board.book.tried(target.address, False, board.now_ms)
         if told:

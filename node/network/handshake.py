@@ -1,8 +1,8 @@
 """The handshake: what two nodes tell each other before anything else, and why one refuses.
 
-Pure: the greeter (`node.network.greeter`) sends and receives the bodies that are made and read
-here. Bodies are msgpack arrays; a later version may append fields to them, which are ignored. A
-foreign network is no offence, merely another network.
+Pure: `node.network.answering` and `node.network.calling` send and receive the bodies that are made
+and read here. Bodies are msgpack arrays; a later version may append fields to them, which are
+ignored. A foreign network is no offence, merely another network.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from node.network.address import AddressError, parse_address, plain_ip
 from node.network.answering import Answering
 from node.network.bans import BAN_MS
 from node.network.calling import Calling
-from node.network.dialing import Dialing
+from node.network.dialler import Dialler
 from node.network.dispatch import Dispatch
 from node.network.doorstep import Doorstep
-from node.network.frames import FrameType, Lane, encode_frame
+from node.network.frames import FRAME_TYPES, FrameType, Lane, encode_frame
 from node.network.peers import PeerInfo
 from node.network.persisted import read_json, write_json
 from node.network.reactor import Reactor
@@ -59,7 +59,7 @@ class Hub:
         self._door = Doorstep(board, self._upkeep)
         answering = Answering(board, self._door, self._upkeep)
         calling = Calling(board, self._door, self._upkeep)
-        self._dialing = Dialing(board, self._door, calling)
+        self._dialler = Dialler(board, self._door, calling)
         dispatch = Dispatch(board, self._door, answering, calling, self._upkeep)
         board.reactor = self._reactor = Reactor(dispatch, now_ns)
         if listener is not None:
@@ -87,7 +87,7 @@ class Hub:
         now_ns = self._board.now_ns
         self._door.expire(now_ns)
         self._upkeep.tick()
-        self._dialing.tick()
+        self._dialler.tick()
         if now_ns - self._saved_ns >= SAVE_EVERY_NS:
             self._save()
 
@@ -97,7 +97,7 @@ class Hub:
             self._reactor.deadline_ns,
             self._door.deadline_ns(),
             self._upkeep.deadline_ns(),
-            self._dialing.deadline_ns(),
+            self._dialler.deadline_ns(),
         )
         return min((each for each in deadlines if each is not None), default=None)
 
@@ -112,25 +112,25 @@ class Hub:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def send(self, peer: int, kind: FrameType, body: bytes) -> bool:
+    def send(self, peer: int, kind: int, body: bytes) -> bool:
         """Queue a frame for a peer; False if it is gone, or does not keep up.
 
-        Raises ValueError for a body that is too long for its type, KeyError for a type that only
-        the hub sends.
+        `kind` is a FrameType or its number. Raises ValueError for a body that is too long for its
+        type, KeyError for a type that there is not, or that is no business of the stage.
         """
         there = self._board.peers.by_number.get(peer)
         if there is None:
             return False
         buffers = encode_frame(kind, bytes(body))
-        return self._board.send(there, kind, buffers, sum(map(len, buffers)))
+        return self._board.send(there, FRAME_TYPES[kind], buffers, sum(map(len, buffers)))
 
-    def broadcast(self, kind: FrameType, body: bytes, but: int = 0) -> int:
+    def broadcast(self, kind: int, body: bytes, but: int = 0) -> int:
         """Queue a frame for all peers but one; for how many."""
         buffers = encode_frame(kind, bytes(body))
         size = sum(map(len, buffers))
-        board = self._board
-        peers = list(board.peers.by_number.values())
-        return sum(board.send(each, kind, buffers, size) for each in peers if each.number != but)
+        send, known = self._board.send, FRAME_TYPES[kind]
+        peers = list(self._board.peers.by_number.values())
+        return sum(send(each, known, buffers, size) for each in peers if each.number != but)
 
     def open_bulk(self, bulk_open: bool) -> None:
         """Read bulk lanes, or leave what comes to the kernel until TCP pushes back."""
@@ -152,17 +152,21 @@ class Hub:
         return None if there is None else there.their_challenge
 
     def protect(self, peer: int) -> None:
-        """A peer has proven that it is a validator: its slot is safe."""
+        """A peer has proven what its PROOF says: its slot is safe.
+
+        A validator has one safe slot; whoever proved the same before has a common one again.
+        """
         there = self._board.peers.by_number.get(peer)
         if there is not None:
-            there.proven = True
-            there.refresh()
+            self._board.peers.protect(there)
 
     def blame(self, peer: int, points: int, reason: str) -> None:
-        """Hold an offence against a peer; 100 points ban its address for 24 h."""
+        """Hold an offence against a peer, even one that left; 100 points ban its address 24 h."""
         there = self._board.peers.by_number.get(peer)
         if there is not None:
             self._board.blame(there, points, reason)
+        elif peer in self._board.departed:
+            self._board.blame_host(self._board.departed[peer], points, reason)
 
     def disconnect(self, peer: int, reason: str) -> None:
         """Drop a peer; it is told to `HubEvents` in a poll."""

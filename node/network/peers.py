@@ -1,7 +1,7 @@
 """Who this node is connected to: one `Peer` for two lanes, found by number, node id or session.
 
-The greeter adds them, the hub uses and removes them. Pure bookkeeping: it owns the tables, not the
-connections in them.
+The handshake adds them, the switchboard uses and removes them. Pure bookkeeping: it owns the
+tables, not the connections in them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from node.network.address import Address
     from node.network.connection import Connection
-    from node.network.dialler import Target
+    from node.network.targets import Target
 
 MAX_NUMBER: Final = (1 << 32) - 1
 
@@ -56,13 +56,13 @@ class Peer:
         "outbound",
         "own_challenge",
         "probed_ns",
-        "proofs",
         "proven",
         "session",
         "static",
         "target",
         "their_challenge",
         "told_height",
+        "validator",
         "version",
     )
 
@@ -95,10 +95,10 @@ class Peer:
         self.listen = listen
         self.static = static
         self.proven = False
+        self.validator: int | None = None  # as which it wants to be known
         self.own_challenge = agreement.challenge
         self.their_challenge = their_challenge
         self.told_height = told_height
-        self.proofs = 0  # how many were handed on
         self.open = False
         self.opened_ns = 0
         self.addresses_asked_ns: int | None = None  # by us
@@ -158,7 +158,8 @@ class PeerTable:
         """Take in a peer that has greeted on its agreement lane."""
         assert peer.node_id not in self._by_id
         self._by_id[peer.node_id] = peer
-        self._by_session[peer.session] = peer
+        if not peer.outbound:  # the others' sessions are theirs to look up
+            self._by_session[peer.session] = peer
         self.half_open[peer] = None
 
     def opened(self, peer: Peer) -> None:
@@ -172,7 +173,8 @@ class PeerTable:
         if self._by_id.get(peer.node_id) is not peer:
             return False
         del self._by_id[peer.node_id]
-        del self._by_session[peer.session]
+        if not peer.outbound:
+            del self._by_session[peer.session]
         self.half_open.pop(peer, None)
         self.by_number.pop(peer.number, None)
         return True
@@ -182,7 +184,7 @@ class PeerTable:
         return self._by_id.get(node_id)
 
     def of_session(self, session: bytes) -> Peer | None:
-        """The peer with this session."""
+        """The inbound peer with this session."""
         return self._by_session.get(session)
 
     def __iter__(self) -> Iterator[Peer]:
@@ -190,6 +192,15 @@ class PeerTable:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def protect(self, peer: Peer) -> None:
+        """A peer has proven who it is; an earlier one that did so as the same validator has not."""
+        for other in self.by_number.values():
+            if other.proven and other.validator == peer.validator:
+                other.proven = False
+                other.refresh()
+        peer.proven = True
+        peer.refresh()
 
     def inbound_unprotected(self) -> list[Peer]:
         """Those that compete for slots, oldest first."""

@@ -21,7 +21,7 @@ class SparingLog:
         self._log = log
         self._said: dict[tuple[str, str], list[int]] = {}  # key -> [when in ns, times since]
 
-    def once(self, now_ns: int, key: str, event: str, **facts: Any) -> None:
+    def once(self, now_ns: int, key: str, event: str, *, warn: bool = True, **facts: Any) -> None:
         """Write an event of which there may be very many; `key` tells them apart."""
         entry = self._said.get((event, key))
         if entry is not None and now_ns - entry[0] < REPEAT_NS:
@@ -33,7 +33,10 @@ class SparingLog:
         self._said[event, key] = [now_ns, 0]
         if entry is not None and entry[1]:
             facts["repeated"] = entry[1]
-        self._log.warning(event, **facts)
+        if warn:
+            self._log.warning(event, **facts)
+        else:
+            self._log.info(event, **facts)
 
     def info(self, event: str, **facts: Any) -> None:
         """Write an event that is rare by its nature."""

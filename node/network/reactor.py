@@ -112,6 +112,8 @@ class Reactor:
 
     def push(self, connection: Connection, buffers: tuple[bytes, ...], size: int) -> None:
         """Queue a frame; it leaves at the end of this poll, or in the next, or with `flush`."""
+        if connection.phase is Phase.CLOSED:
+            return
         if not connection.queued_bytes:
             connection.took_ns = self._now_ns
         connection.push(buffers, size)

@@ -1,6 +1,6 @@
 """Everything that the hub is made of, in one place: peers, bans, dials, counters and the reactor.
 
-The greeter, the upkeep and the hub work on it. It decides nothing about the protocol: it opens,
+The handshake, the upkeep and the hub work on it. It decides nothing about the protocol: it opens,
 sends to, blames and drops peers, and keeps what is told to the stage (`HubEvents`) until the hub's
 `poll` tells it. It owns the tables; the sockets are the reactor's.
 """
@@ -17,16 +17,17 @@ from node.network.book import AddressBook
 from node.network.budget import Budget
 from node.network.connection import Connection, Phase
 from node.network.counters import fresh
-from node.network.dialler import Dialler
 from node.network.frames import LANE_OF, ON_LANE, FrameType, Lane, encode_frame
 from node.network.peers import Peer, PeerInfo, PeerTable
 from node.network.quiet import SparingLog
 from node.network.reactor import Reactor
 from node.network.settings import HubSettings
+from node.network.targets import Targets
 from pipeline.eventlog import Log
 
 NS_PER_MS: Final = 1_000_000
 MAX_BUFFERS: Final = 32_768  # that wait for one lane, because small ones cost more than their bytes
+MAX_DEPARTED: Final = 1_024
 MALFORMED_POINTS: Final = 50  # TCP has checksums: it was sent so
 
 
@@ -70,13 +71,14 @@ class Switchboard:
         self.peers = PeerTable()
         self.bans = BanTable()
         self.book = AddressBook()
-        self.dialler = Dialler(
+        self.targets = Targets(
             [parse_address(each) for each in settings.static],
             settings.redial_first_ns,
             settings.redial_longest_ns,
             now_ns,
         )
         self.farewells: deque[tuple[PeerInfo, str]] = deque()  # told at the end of a poll
+        self.departed: dict[int, str] = {}  # number -> IP, of peers that an offence may come out of
         self.reactor: Reactor  # set by the hub, which owns it
 
     @property
@@ -105,10 +107,9 @@ class Switchboard:
             peer.target.node_id = peer.node_id
         self.peers.opened(peer)
         self.stats["opened"] += 1
-        self.log.info(
+        self._tell(
+            peer,
             "peer_connected",
-            peer=peer.number,
-            address=peer.name,
             node=peer.node_id.hex(),
             outbound=peer.outbound,
             height=peer.height,
@@ -124,20 +125,34 @@ class Switchboard:
             self.reactor.drop(connection)
         target = peer.target
         if target is None and peer.listen is not None:  # the static peer that called itself
-            target = self.dialler.static_at(peer.listen)
+            target = self.targets.static_at(peer.listen)
+            if target is not None and target.busy:
+                target = None
         if target is not None:
             lived_ns = self.now_ns - peer.opened_ns if peer.open else 0
             if punish:
-                self.dialler.punish(target, self.now_ns, self.rng)
+                self.targets.punish(target, self.now_ns, self.rng)
             else:
-                self.dialler.ended(target, lived_ns, self.now_ns, self.rng)
+                self.targets.ended(target, lived_ns, self.now_ns, self.rng)
         if not peer.open:
             self.log.once(self.now_ns, peer.name, "peer_not_opened", address=peer.name, why=reason)
             return
         self.stats["closed"] += 1
-        self.log.info("peer_disconnected", peer=peer.number, address=peer.name, why=reason)
+        if not peer.static:
+            if len(self.departed) >= MAX_DEPARTED:
+                del self.departed[next(iter(self.departed))]
+            self.departed[peer.number] = peer.ip
+        self._tell(peer, "peer_disconnected", why=reason)
         self.farewells.append((peer.info, reason))
         self.reactor.wake()
+
+    def _tell(self, peer: Peer, event: str, **facts: object) -> None:
+        """Write what happened to a peer; strangers that come and go do not fill the log."""
+        facts.update(peer=peer.number, address=peer.name)
+        if peer.outbound or peer.protected:
+            self.log.info(event, **facts)
+        else:
+            self.log.once(self.now_ns, peer.ip, event, warn=False, **facts)
 
     def farewell(self) -> None:
         """Tell whom this node has lost."""
@@ -179,7 +194,7 @@ class Switchboard:
 
     def is_static_site(self, host: str) -> bool:
         """Whether a static peer has this IP, so that the door is no place to decide about it."""
-        return self.dialler.is_static_site(host)
+        return self.targets.is_static_site(host)
 
     def blame(self, peer: Peer, points: int, reason: str) -> None:
         """Hold something against a peer; enough of it, and its address is banned.

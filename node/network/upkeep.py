@@ -17,6 +17,7 @@ import msgspec
 
 from node.network.address import AddressError, parse_address
 from node.network.frames import MAX_BODY_BYTES, FrameType
+from node.network.handshake import ADDRESS_MAX_CHARACTERS
 from node.network.settings import NS_PER_S
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 STATUS_EVERY_NS: Final = NS_PER_S // 4
 CHECK_EVERY_NS: Final = NS_PER_S // 2
-PROBE_NS: Final = 3 * NS_PER_S  # to answer when somebody else claims to be the same node
+PROBE_NS: Final = 5 * NS_PER_S  # to answer when somebody else claims to be the same node
 ASK_EVERY_NS: Final = 600 * NS_PER_S  # for addresses, one peer
 GIVE_EVERY_NS: Final = 60 * NS_PER_S  # addresses to one peer
 GIVEN_ADDRESSES: Final = 100
 TAKEN_ADDRESSES: Final = 256  # of one answer; what is beyond is ignored
 PONG_ROOM_BYTES: Final = 64 * 1024  # may wait before a PONG, or PINGs would fill the memory
+
+assert MAX_BODY_BYTES[FrameType.ADDRESSES] > GIVEN_ADDRESSES * (ADDRESS_MAX_CHARACTERS + 2) + 3
 
 _U64 = struct.Struct("<Q")
 _ADDRESSES = msgspec.msgpack.Decoder(list[str])
@@ -193,9 +196,13 @@ class Upkeep:
             board.stats["frames_ignored"] += 1
             return
         peer.addresses_given_ns = board.now_ns
-        addresses = [str(each) for each in board.book.good(GIVEN_ADDRESSES, board.rng)]
+        good = board.book.good(GIVEN_ADDRESSES, board.rng)
+        # Those who called are here now: their IP is sure, and of their port they should know.
+        here = [each.listen for each in board.peers if each.open and each.listen is not None]
+        mixed = [each for each in dict.fromkeys([*here, *good]) if each != peer.listen]
+        chosen = board.rng.sample(mixed, min(GIVEN_ADDRESSES, len(mixed)))
         assert peer.bulk is not None
-        board.say(peer.bulk, FrameType.ADDRESSES, _ENCODER.encode(addresses))
+        board.say(peer.bulk, FrameType.ADDRESSES, _ENCODER.encode([str(each) for each in chosen]))
 
     def _take(self, peer: Peer, body: memoryview) -> None:
         board = self._board

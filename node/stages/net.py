@@ -40,9 +40,10 @@ BURST_WORDS = 64  # of consensus, in one turn
 BURST_MESSAGES = 16  # client messages read in one turn, before answers go out again
 MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
 MAX_CLIENTS = 4096  # with unanswered requests at once
-REST_ITEMS = 64  # a turn that moved so many means load, and the loop may rest for a while
 REST_US = 1_500  # less than a verifier's time for one of the two trays that it has in hand
-LOAD_NS = 10_000_000  # how long one such turn counts as load
+GATHER_NS = 10_000_000  # from one tray that is not full to the next, under load
+LOAD_NS = 10_000_000
+LOAD_ITEMS = 16  # taken in within LOAD_NS mean load: work gathers, and the loop rests for a while
 REQUEST_ID_BYTES = 8
 CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client that does not read
 MIB = 1024 * 1024
@@ -153,9 +154,9 @@ class NetStage(Stage):
         self._unanswered: dict[bytes, int] = {}  # client -> requests that it waits for
         self._dropped: dict[bytes, int] = {}  # client -> housekeeping turns until it is heard again
         self._closing = False
-        self._moved = 0  # items taken in and answered so far
+        self._moved = 0  # items taken in when the window began
+        self._window_ns = 0
         self._loaded = False
-        self._loaded_until_ns = 0
         writer = self.metrics
         self._verdict_counters = {int(v): writer[f"verdict_{v.name.lower()}"] for v in Verdict}
         self._tray_gauges = {state: writer[f"trays_{state.name.lower()}"] for state in TrayState}
@@ -172,13 +173,13 @@ class NetStage(Stage):
 
     def after_inputs(self, now_ns: int) -> None:
         """Fill trays and dispatch them; pass on what was admitted."""
-        self._intake.pump()
+        if now_ns - self._window_ns >= LOAD_NS:
+            moved = self._intake.items_in
+            self._loaded = moved - self._moved >= LOAD_ITEMS
+            self._moved = moved
+            self._window_ns = now_ns
+        self._intake.pump(now_ns, gather_ns=GATHER_NS if self._loaded else 0)
         self._peering.after_inputs(now_ns, bulk_open=self.accepts_bulk())
-        moved = self._intake.items_in + self._intake.items_out
-        if moved - self._moved >= REST_ITEMS:
-            self._loaded_until_ns = now_ns + LOAD_NS
-        self._moved = moved
-        self._loaded = now_ns < self._loaded_until_ns
 
     def deadline_ns(self) -> int | None:
         """When a peer is to be pinged, dialled or given up."""

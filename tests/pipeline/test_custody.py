@@ -311,5 +311,5 @@ def test_messages_of_another_epoch_change_nothing() -> None:
     custody.worker_ready(
         Descriptor(Kind.READY, epoch=EPOCH - 1, incarnation=1, items=WORKER_CREDIT)
     )
-    assert not custody.hungry
+    assert not custody.hungry(PRIORITIES - 1)
     assert custody.sink_started(EPOCH - 1) == []

@@ -9,6 +9,7 @@ have stopped.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -24,11 +25,10 @@ from tcp_proxy import Direction, Proxies
 
 from node.genesis import Genesis, genesis_id, supply_at
 from node.storage.chain import ChainStore
-from tools.devnet.__main__ import sections as shared_machine
 from tools.devnet.chain import make_chain
 from tools.devnet.load import Load, Report, shares
 from tools.devnet.nodes import Network, Node, configure, init_nodes
-from tools.devnet.places import Place, places
+from tools.devnet.places import Place, places, shared_machine
 from tools.devnet.sight import Sight, sight
 from tools.loadgen.workload import WorkloadOptions
 from tools.loadgen.workload_file import Workload
@@ -249,7 +249,8 @@ class Devnet:
     # --------------------------------------------------------------------------------------------
 
     def _make(self, sections: dict[str, dict[str, Any]]) -> None:
-        merged = {name: dict(keys) for name, keys in shared_machine(len(self.places)).items()}
+        shared = shared_machine(len(self.places), len(os.sched_getaffinity(0)))
+        merged = {name: dict(keys) for name, keys in shared.items()}
         merged.setdefault("block", {})["pace_ms"] = 100
         if self.proxies is not None:  # nobody shall find a way round the links
             merged.setdefault("network", {})["max_outbound"] = 0

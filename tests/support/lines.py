@@ -116,7 +116,7 @@ class Source(Stage):
         return self.intake.accepts_bulk and not self.closing
 
     def after_inputs(self, now_ns: int) -> None:
-        self.intake.pump()
+        self.intake.pump(now_ns)
 
     def peer_died(self, message: PeerDied) -> None:
         self.intake.peer_died(message)

@@ -140,6 +140,8 @@ class Link:
         self.connections: dict[asyncio.Task[None], list[socket.socket]] = {}
         self.listener = socket.socket()
         self.listener.setblocking(False)
+        # or connections that are over, but not forgotten, would keep `heal` from listening
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind((HOST, _free_port()))
         self.listener.listen(BACKLOG)
         self.accepting = asyncio.create_task(self._accept())

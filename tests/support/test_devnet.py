@@ -135,3 +135,38 @@ def test_proxied_nodes_dial_links(tmp_path: Path) -> None:
         net.swallow([0], [1])
         net.slow(5)
         net.heal()
+
+
+@pytest.mark.timeout(300)
+def test_a_network_loses_a_node_in_every_way_and_has_it_back(tmp_path: Path) -> None:
+    with Devnet(tmp_path / "net", 4, proxied=True) as net:
+        net.start()
+        with net.load(2_000, 0, 1, rate_per_s=40, options=("--drain-timeout", "60")) as load:
+            net.wait_blocks(2)
+
+            net.kill(3)
+            height = net.wait_blocks(2, 0, 1, 2)
+            net.start(3)
+            net.wait_height(height, 3)
+
+            net.freeze(2)
+            height = net.wait_blocks(2, 0, 1, 3)
+            net.thaw(2)
+            net.wait_height(height, 2)
+
+            for lose in (net.part, net.swallow):
+                lose([0], [1, 2, 3])
+                height = net.wait_blocks(2, 1, 2, 3)
+                net.heal()
+                net.wait_height(height, 0)
+
+            net.part([0, 1], [2, 3])  # neither half decides, and both say the same afterwards
+            net.heal()
+            net.wait_blocks(2)
+            load.stop()
+            for report in load.reports(120):
+                assert not report.wrong, report.line()
+        net.wait_height(max(map(net.height, range(4))))
+        net.stop()
+        assert net.compare_chains() > 10
+        net.check_value()

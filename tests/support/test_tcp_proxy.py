@@ -145,6 +145,20 @@ def test_a_cut_resets_and_refuses_until_it_is_healed(server: Server, proxies: Pr
     assert proxies.look("a").opened == 2
 
 
+def test_a_link_is_healed_though_connections_linger(server: Server, proxies: Proxies) -> None:
+    """The proxy's end of a connection that the target closed first waits for a minute."""
+    address = proxies.link("a", server.address)
+    client, served = server.dial(address), server.accept()
+    served.close()
+    assert client.recv(1) == b""
+    client.close()
+    until(lambda: proxies.look("a").connections == 0, "the connection is over")
+    proxies.cut("a")
+    proxies.heal("a")
+    server.dial(address)
+    server.accept()
+
+
 def test_a_black_hole_holds_one_direction_and_loses_nothing(
     server: Server, proxies: Proxies
 ) -> None:
@@ -236,9 +250,9 @@ def test_a_target_that_is_away_is_a_connection_that_breaks(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         target = address_of(nobody)
-    client = server.dial(proxies.link("a", target))
+    address = proxies.link("a", target)
     with pytest.raises(ConnectionResetError):
-        client.recv(1)
+        server.dial(address).recv(1)
     until(lambda: proxies.look("a").connections == 0, "it is forgotten")
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,16 @@ from node.genesis import read_genesis
 from node.keys import read_key_file
 from tools.devnet.chain import key_path, make_chain
 from tools.devnet.errors import DevnetError
-from tools.devnet.load import shares
-from tools.devnet.places import PORTS_PER_NODE, Place, configuration, free_ports, places
+from tools.devnet.load import Load, shares
+from tools.devnet.nodes import Network, configure, init_nodes
+from tools.devnet.places import (
+    PORTS_PER_NODE,
+    Place,
+    configuration,
+    free_ports,
+    places,
+    shared_machine,
+)
 from tools.devnet.sight import line, sight
 from tools.loadgen.workload import WorkloadOptions
 from tools.loadgen.workload_file import Workload
@@ -103,6 +111,13 @@ def test_the_configuration_is_the_example_with_the_nodes_own_values() -> None:
     ]
 
 
+def test_nodes_that_share_a_machine_take_no_core_for_themselves() -> None:
+    assert shared_machine(1, 2) == {}
+    assert shared_machine(4, 2) == {"pipeline": {"cores": "off"}, "verify": {"workers": 1}}
+    assert shared_machine(4, 16) == {"pipeline": {"cores": "off"}, "verify": {"workers": 4}}
+    configuration(PLACE, [], shared_machine(4, 16), "dev")  # these keys exist
+
+
 def test_a_key_that_the_example_does_not_have_is_a_mistake() -> None:
     with pytest.raises(KeyError, match="pase_ms"):
         configuration(PLACE, [], {"block": {"pase_ms": 50}}, "dev")
@@ -170,6 +185,63 @@ def test_what_is_not_known_is_a_dash() -> None:
     assert first.per_s(first) is None
 
 
+# -- nodes and load --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Network]:
+    make_chain(tmp_path / "chain", 1, WorkloadOptions(20))
+    found = places(tmp_path, 1, 0)
+    init_nodes(found, tmp_path / "chain")
+    configure(found[0], [], {})
+    with Network(found) as network:
+        yield network
+
+
+def test_a_node_that_does_not_stop_is_killed(alone: Network) -> None:
+    alone.start()
+    alone.wait_ready()
+    (node,) = alone.nodes
+    supervisor = psutil.Process(node.pid)
+    children = supervisor.children(recursive=True)
+    supervisor.suspend()
+    assert alone.stop(timeout_s=0.2) == ["node-0 did not stop and was killed"]
+    assert not node.running
+    for process in children:
+        with suppress(psutil.NoSuchProcess):
+            assert process.status() == psutil.STATUS_ZOMBIE
+    assert alone.stop() == []  # nothing is left to stop
+
+
+def test_a_node_runs_stops_and_runs_again(alone: Network) -> None:
+    (node,) = alone.nodes
+    assert node.status() is None
+    for _ in range(2):
+        alone.start()
+        alone.wait_ready()
+        assert node.ready()
+        assert alone.stop() == []
+        assert "ended with status 0" in (node.ended() or "")
+
+
+def test_a_load_that_finds_nobody_says_so(alone: Network, tmp_path: Path) -> None:
+    (node,) = alone.nodes
+    with Load(tmp_path / "chain", shares([node.place], 20, None)) as load:
+        (report,) = load.reports(DEADLINE_S)
+    assert load.done
+    assert report.document is None
+    assert "no node answers at" in report.line()
+
+
+def test_a_load_that_is_left_is_gone(alone: Network, tmp_path: Path) -> None:
+    alone.start()
+    alone.wait_ready()
+    with Load(tmp_path / "chain", shares([alone.nodes[0].place], 20, 0.5)) as load:
+        assert load.reports(0)[0].line() == "the load generator did not end in time"
+        assert not load.done
+    assert load.done
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
@@ -222,6 +294,7 @@ def test_a_network_runs_under_load_and_stops(tmp_path: Path) -> None:
     assert "every answer right" in next(each for each in lines if "sent" in each)
     last = [each for each in lines if "height" in each][-1].split()
     assert int(last[last.index("height") + 1]) > 0
+    assert float(last[last.index("final") + 1]) > 0  # the probes know
     assert lines[-1] == f"stopped; everything is in {directory}"
     assert at_work(directory) == []
 

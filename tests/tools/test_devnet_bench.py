@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tools.bench.devnet import DevnetBench, believed, flat_out, see
+from tools.bench.devnet import DevnetBench, believed, catch_up, flat_out, rejoin, see
 from tools.bench.devnet_plan import (
     DevnetScale,
     Subject,
@@ -186,6 +186,29 @@ def test_a_wrong_answer_ends_it(bench: DevnetBench) -> None:
             believed(load)
         with Load(bench.chain(1), parts) as load, pytest.raises(BenchFailed, match="wrong answers"):
             believed(load)
+
+
+@pytest.fixture(scope="module")
+def bench_of_four(tmp_path_factory: pytest.TempPathFactory) -> DevnetBench:
+    scale = DevnetScale(4, 1, 0.5, least=2_000, settle_s=0.5, away_s=0.5, quick=True)
+    bench = DevnetBench(tmp_path_factory.mktemp("four"), scale, "nacl", keep=False)
+    bench.prepare(4, lambda line: None)
+    return bench
+
+
+def test_a_killed_node_is_timed_until_it_is_back(bench_of_four: DevnetBench) -> None:
+    (took_s,), detail = rejoin(bench_of_four, 100.0)
+    assert 0 < took_s < DEADLINE_S
+    assert detail["back_at_height"] >= detail["killed_at_height"]
+    assert len(detail["loads"]) == 3
+    assert sum(load["finalised"] for load in detail["loads"]) > 0
+
+
+def test_a_late_node_is_timed_while_it_catches_up(bench_of_four: DevnetBench) -> None:
+    rate, detail = catch_up(bench_of_four, 1.0)
+    assert 0 < detail["payments"] <= 2_000
+    assert detail["blocks"] >= 1
+    assert rate == pytest.approx(detail["payments"] / detail["took_s"], rel=0.01)
 
 
 def until(look: Callable[[], Any], what: str) -> Any:

@@ -38,12 +38,11 @@ from tools.bench.nodes import clone
 from tools.bench.plan import BackendName
 from tools.bench.raw import Kind
 from tools.bench.subjects import FINALITY_PACE_MS
-from tools.devnet.__main__ import sections as shared_machine
 from tools.devnet.chain import make_chain
 from tools.devnet.errors import DevnetError
 from tools.devnet.load import Load, shares
 from tools.devnet.nodes import Network, Node, configure, init_nodes, wait_ready
-from tools.devnet.places import Place, Sections, places
+from tools.devnet.places import Place, Sections, places, shared_machine
 from tools.devnet.sight import Sight, sight
 from tools.loadgen.workload import WorkloadOptions
 
@@ -165,7 +164,8 @@ class DevnetBench:
         template = self._home(len(everybody)) / place.name / place.datadir.name
         place.root.mkdir(parents=True)
         clone(template, place.datadir)
-        merged = {name: dict(values) for name, values in shared_machine(len(everybody)).items()}
+        shared = shared_machine(len(everybody), len(os.sched_getaffinity(0)))
+        merged = {name: dict(values) for name, values in shared.items()}
         for name, values in ({"verify": {"backend": self.backend}} | dict(extra)).items():
             merged.setdefault(name, {}).update(values)
         configure(place, [other.peer for other in everybody if other != place], merged)

@@ -16,11 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from node.config import network_of
+from node.datadir import Layout
 from node.genesis import read_genesis
 from pipeline.errors import NoNodeError
 from pipeline.rundir import CREW_LOCK
@@ -37,6 +39,8 @@ STATUS_TIMEOUT_S: Final = 1.0
 """A supervisor answers in milliseconds; one that is stopped must not hold up the others."""
 
 _POLL_S: Final = 0.05
+_TAIL_BYTES: Final = 8_192
+_LINE_CHARACTERS: Final = 500
 _PR_SET_PDEATHSIG: Final = 1
 _TIMED: Final = (sys.executable, "-m", "node")
 
@@ -59,10 +63,12 @@ def die_with(parent_pid: int) -> Callable[[], None]:
 def last_line(log: Path) -> str:
     """The end of a log, for error messages."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            lines = file.read(_TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:
         lines = []
-    return lines[-1][:500] if lines else "it said nothing"
+    return lines[-1][:_LINE_CHARACTERS] if lines else "it said nothing"
 
 
 def init_nodes(everybody: Sequence[Place], chain: Path) -> None:
@@ -73,20 +79,20 @@ def init_nodes(everybody: Sequence[Place], chain: Path) -> None:
 
 
 def _init(some: Sequence[Place], chain: Path) -> None:
-    running = []
-    for place in some:
-        place.root.mkdir(parents=True, exist_ok=True)
-        command = [*_TIMED, "init", "--datadir", str(place.datadir)]
-        command += ["--genesis", str(chain / GENESIS_NAME)]
-        command += ["--validator-key", str(key_path(chain, place.number))]
-        running.append(
-            subprocess.Popen(
+    with ExitStack() as stack:
+        running = []
+        for place in some:
+            place.root.mkdir(parents=True, exist_ok=True)
+            command = [*_TIMED, "init", "--datadir", str(place.datadir)]
+            command += ["--genesis", str(chain / GENESIS_NAME)]
+            command += ["--validator-key", str(key_path(chain, place.number))]
+            process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE, text=True, start_new_session=True,
                 preexec_fn=die_with(os.getpid()),
-            )
-        )  # fmt: skip
-    try:
+            )  # fmt: skip
+            running.append(stack.enter_context(process))
+            stack.callback(process.kill)
         for place, process in zip(some, running, strict=True):
             _, said = process.communicate()
             if process.returncode:
@@ -94,17 +100,13 @@ def _init(some: Sequence[Place], chain: Path) -> None:
                 raise DevnetError(
                     f"{place.name} could not be made ({why[0]})", "correct that, then try again"
                 )
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
 
 
 def configure(place: Place, peers: Sequence[str], sections: Sections) -> None:
     """Write the node's config.toml: it dials ``peers``, and differs in ``sections``."""
-    network = network_of(read_genesis(place.datadir / GENESIS_NAME).chain)
-    text = configuration(place, peers, sections, network)
-    (place.datadir / "config.toml").write_text(text)
+    where = Layout(place.datadir)
+    network = network_of(read_genesis(where.genesis).chain)
+    where.config.write_text(configuration(place, peers, sections, network))
 
 
 class Node:
@@ -138,7 +140,7 @@ class Node:
     def status(self, timeout_s: float = STATUS_TIMEOUT_S) -> dict[str, Any] | None:
         """What its supervisor says; None if it says nothing for so long."""
         try:
-            return ask_status(self.place.datadir / "run", timeout_s=timeout_s)
+            return ask_status(Layout(self.place.datadir).run, timeout_s=timeout_s)
         except (NoNodeError, OSError):
             return None
 
@@ -181,7 +183,7 @@ class Node:
         self._process.kill()
         self._process.wait()
         deadline_s = time.monotonic() + GONE_TIMEOUT_S
-        while _crew_at_work(self.place.datadir / "run" / CREW_LOCK):
+        while _crew_at_work(Layout(self.place.datadir).run / CREW_LOCK):
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"processes of {self.place.name} outlive its supervisor")
             time.sleep(_POLL_S)

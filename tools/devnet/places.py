@@ -122,6 +122,13 @@ def _check_free(ports: Sequence[int]) -> None:
                 ) from None
 
 
+def shared_machine(nodes: int, cores: int) -> Sections:
+    """Return what nodes that share a machine are configured with: none takes cores for itself."""
+    if nodes == 1:
+        return {}
+    return {"pipeline": {"cores": "off"}, "verify": {"workers": max(1, cores // nodes)}}
+
+
 def configuration(place: Place, peers: Sequence[str], sections: Sections, network: str) -> str:
     """Return config.toml of a node: the explained example with this node's values filled in.
 

@@ -11,6 +11,7 @@ from chains import SmallChain, make_genesis
 from exchange_world import MS, Node, Wire, World, decide, grow, payments
 
 from node.block import Block
+from node.consensus.messages import Certified
 from node.exchange import catchup, download, judging, messages
 from node.exchange.messages import decode_block, encode_block
 from node.exchange.outbox import LIE, STALL
@@ -81,6 +82,24 @@ def test_a_proposed_block_reaches_everybody(
     assert all(node.exchange.deadline_ns() is None for node in world.nodes)
 
 
+def test_a_block_goes_down_a_line_without_waiting(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    """Who asked a neighbour too early gets the block when the neighbour has it."""
+    world = make_world(worlds, chain, tmp_path, 13, Wire())
+    block = block_of_payments(chain, 20)
+    value = block.id(chain.salt)
+    nodes = [world.add() for _ in range(5)]
+    world.join((5, 4), (4, 3), (3, 2), (2, 1))
+    for node in nodes[1:]:
+        node.want(block)
+    world.run(lambda: world.now_ns > 2_500 * MS, 5)
+    nodes[0].propose(block)
+    began_ns = world.now_ns
+    world.run(lambda: all(value in node.verdicts for node in nodes[1:]), 5)
+    assert world.now_ns - began_ns < 1_000 * MS  # four times three ways of 20 ms and a verifier
+
+
 class Stalling(Node):
     """Says that it has everything and gives nothing."""
 
@@ -122,11 +141,14 @@ class WrongBlocks(Node):
 class OtherTransactions(Node):
     """Gives good transactions, but not those of the block."""
 
+    def __init__(self, number: int, world: World, path: Path) -> None:
+        super().__init__(number, world, path)
+        (self.other,) = payments(self.chain, range(500, 501), fee=77)
+
     def send(self, peer: int, frame_type: FrameType, body: bytes) -> None:
         if frame_type is FrameType.PART:
             part = messages.decode_part(body)
-            other = payments(self.chain, range(500, 501), fee=77)[0]
-            body = messages.encode_part(part.request, part.first, [other] * len(part.lengths))
+            body = messages.encode_part(part.request, part.first, [self.other] * len(part.lengths))
         super().send(peer, frame_type, body)
 
 
@@ -176,6 +198,121 @@ def test_blocks_come_from_several_peers(
     world.run(lambda: late.store.tip.height == 40, 60)
     assert world.now_ns - began_ns < 4_000 * MS  # one after the other takes longer
     assert all(node.frames[FrameType.GET_BLOCK] > 8 for node in suppliers)
+    assert not late.blamed
+
+
+def test_catching_up_with_a_chain_that_goes_on(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    world = make_world(worlds, chain, tmp_path, 14, POOR)
+    suppliers = [world.add() for _ in range(2)]
+
+    def go_on() -> None:
+        ((block, certified),) = grow(chain, world.random, 1)
+        for node in suppliers:
+            node.commit(block, certified)
+        if chain.ledger.height < 40:
+            world.at(100 * MS, go_on)
+
+    for _ in range(20):
+        go_on()
+    late = world.add()
+    world.join((1, 3), (2, 3))
+    world.run(lambda: late.store.tip.height == 40, 60)
+    world.run(lambda: not late.exchange.behind, 10)
+    assert late.was_behind
+    assert not late.blamed
+
+
+class Forgetful(Node):
+    """Loses every part once."""
+
+    def send(self, peer: int, frame_type: FrameType, body: bytes) -> None:
+        lost: set[bytes] = self.__dict__.setdefault("lost", set())
+        if frame_type is FrameType.PART and body not in lost:
+            lost.add(body)
+        else:
+            super().send(peer, frame_type, body)
+
+
+def test_lost_parts_are_asked_for_again(
+    worlds: list[World], chain: SmallChain, tmp_path: Path, small_steps: None
+) -> None:
+    world = make_world(worlds, chain, tmp_path, 15, Wire())
+    supplier = world.add(Forgetful)
+    block = block_of_payments(chain, 30)
+    chain.ledger.apply(block)
+    supplier.commit(block, decide(chain, block))
+    late = world.add()
+    world.join()
+    world.run(lambda: late.store.tip.height == 1, 30)
+    assert not late.blamed
+    assert not late.expected
+
+
+@pytest.mark.parametrize("window_bytes", [1, 20_000])
+def test_what_is_ahead_of_the_tip_is_bounded(
+    worlds: list[World],
+    chain: SmallChain,
+    tmp_path: Path,
+    small_steps: None,
+    monkeypatch: pytest.MonkeyPatch,
+    window_bytes: int,
+) -> None:
+    monkeypatch.setattr(catchup, "WINDOW_BYTES", window_bytes)
+    world = make_world(worlds, chain, tmp_path, 16, Wire())
+    suppliers = [world.add() for _ in range(2)]
+    for block, certified in grow(chain, world.random, 20):
+        for node in suppliers:
+            node.commit(block, certified)
+    late = world.add()
+    world.join((1, 3), (2, 3))
+    most = 0
+
+    def caught_up() -> bool:
+        nonlocal most
+        downloads = late.exchange._catchup._downloads.values()
+        ahead = [each for each in downloads if each.height > late.store.tip.height + 1]
+        most = max(most, sum(each.size_bytes for each in ahead))
+        return late.store.tip.height == 20
+
+    world.run(caught_up, 60)
+    assert most <= window_bytes
+    assert (most > 0) is (window_bytes > 1)
+
+
+class Deaf(Node):
+    """Counts what it is told of decisions, and does nothing."""
+
+    def decided(self, certified: Certified, block: Block | None) -> None:
+        self.__dict__.setdefault("told", []).append((certified, block))
+
+
+def test_a_decision_is_told_again(worlds: list[World], chain: SmallChain, tmp_path: Path) -> None:
+    world = make_world(worlds, chain, tmp_path, 17, Wire())
+    supplier, late = world.add(), world.add(Deaf)
+    for block, certified in grow(chain, world.random, 3):
+        supplier.commit(block, certified)
+    world.join()
+    world.run(lambda: len(late.__dict__.get("told", [])) == 3, 10)
+    assert {certified.certificate.height for certified, _ in late.__dict__["told"]} == {1}
+    assert not late.blamed
+
+
+def test_an_invalid_block_that_was_decided(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    """Then a quorum lies, and it is for agreement to halt."""
+    world = make_world(worlds, chain, tmp_path, 18, Wire())
+    supplier, late = world.add(), world.add(Deaf)
+    bad = chain.block(payments(chain, range(3)), 31)
+    certified = decide(chain, bad)
+    supplier.commit(bad, certified)
+    world.join()
+    world.run(lambda: "told" in late.__dict__, 10)
+    assert late.__dict__["told"] == [(certified, None)]
+    late.want(bad)
+    assert late.verdicts == {bad.id(chain.salt): None}
     assert not late.blamed
 
 

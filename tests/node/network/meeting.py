@@ -188,7 +188,10 @@ class Meeting:
         """Drive the hubs until nothing has happened on their sockets for a while."""
         chosen = None if only is None else list(only)
         quiet_since = time.monotonic()
+        end = quiet_since + PATIENCE_S
         while time.monotonic() - quiet_since < QUIET_S:
+            if time.monotonic() > end:
+                raise AssertionError(f"never quiet: {self.describe()}")
             if self.turn(chosen):
                 quiet_since = time.monotonic()
             else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from itertools import product
+from random import Random
 
 import pytest
 from meeting import Meeting, Node, hello, join, node_id, packed
 
 from node.network.frames import FrameType
-from node.network.handshake import Refusal
+from node.network.handshake import Refusal, encode_refuse
 
 
 def free_port() -> int:
@@ -78,6 +79,20 @@ def test_a_node_does_not_dial_itself_twice(meeting: Meeting) -> None:
     assert node.log.of("dial_refused")[0]["reason"] == "SELF"
 
 
+def test_whoever_only_says_that_it_is_this_node_is_dialled_again(meeting: Meeting) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as liar:
+        node = meeting.node(1, static=(f"127.0.0.1:{liar.getsockname()[1]}",))
+        for dials in (1, 2):
+            meeting.settle()
+            assert node.stats["dialled"] == dials
+            with liar.accept()[0] as connection:
+                connection.sendall(
+                    packed(FrameType.REFUSE, encode_refuse(Refusal.SELF, "", node_id(1)))
+                )
+                meeting.until(lambda dials=dials: node.stats["turned_away_self"] == dials)
+            meeting.pass_time(31)
+
+
 def test_a_foreign_network_is_told_once_and_tried_again(meeting: Meeting) -> None:
     a = meeting.node(1)
     b = meeting.node(2, static=(a.address,), genesis_id=bytes(32))
@@ -99,21 +114,46 @@ def test_a_second_node_of_the_same_id_is_refused_while_the_first_lives(meeting: 
     meeting.until(lambda: first.of(FrameType.PING))  # it is asked whether it lives
     first.say(packed(FrameType.PONG, first.of(FrameType.PING)[0]))
     meeting.settle()
-    meeting.pass_time(4)
+    meeting.pass_time(6)
     meeting.settle()
     assert node.here
 
 
+def test_nobody_keeps_a_static_peer_out_by_using_its_id(meeting: Meeting) -> None:
+    port = free_port()
+    node = meeting.node(1, static=(f"127.0.0.1:{port}",))
+    thief, _ = join(meeting, node, 2, "127.0.0.9")
+    meeting.pass_time(31)
+    rightful = meeting.node(2, listen=f"127.0.0.1:{port}")
+    meeting.until(lambda: rightful.here and thief.gone())
+    meeting.until(lambda: len(node.here) == 1)
+    assert next(iter(node.here.values())).protected
+    talk(meeting, node, rightful)
+
+
+def test_a_static_peer_that_calls_takes_its_id_back(meeting: Meeting) -> None:
+    ports = free_port(), free_port()
+    node = meeting.node(
+        1, listen=f"127.0.0.1:{ports[0]}", static=(f"127.0.0.1:{ports[1]}",), redial_first_ns=10**10
+    )
+    meeting.until(lambda: node.stats["dial_failures"])  # and so does not call for 10 s
+    thief, _ = join(meeting, node, 2, "127.0.0.9")
+    rightful = meeting.node(2, listen=f"127.0.0.1:{ports[1]}", static=(f"127.0.0.1:{ports[0]}",))
+    meeting.until(lambda: rightful.here and thief.gone())
+    talk(meeting, node, rightful)
+
+
 def test_a_half_open_link_makes_way_for_the_node_that_came_back(meeting: Meeting) -> None:
     node = meeting.node(1)
-    first, _ = join(meeting, node, 9)  # and from now on says nothing, as after a power cut
+    lanes = join(meeting, node, 9)  # and from now on says nothing, as after a power cut
     (old,) = node.here
     second = meeting.stranger(node)
     second.say(hello(9))
     assert second.refusal()[0] is Refusal.DUPLICATE
-    meeting.pass_time(4)
+    meeting.pass_time(6)
     meeting.until(lambda: not node.here)
     assert "in its name" in node.left[0][1]
+    meeting.until(lanes[0].gone)
     join(meeting, node, 9)
     assert node.peer() > old
 
@@ -216,3 +256,49 @@ def test_many_nodes_that_all_dial_all(meeting: Meeting) -> None:
     for node in nodes:
         assert node.hub.broadcast(FrameType.AGREEMENT, node.settings.node_id) == len(nodes) - 1
     meeting.until(lambda: all(len(each.frames) == len(nodes) - 1 for each in nodes))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_they_find_each_other_again(meeting: Meeting, seed: int) -> None:
+    rng = Random(seed)
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(5)]
+    nodes = [
+        meeting.node(number, listen=address, static=tuple(set(addresses) - {address}))
+        for number, address in enumerate(addresses, 1)
+    ]
+    for _ in range(150):
+        at = rng.randrange(len(nodes))
+        node = nodes[at]
+        match rng.choice(["talk", "talk", "drop", "stop", "wait", "late", "shut", "blame"]):
+            case "talk":
+                node.hub.broadcast(rng.choice([FrameType.PART, FrameType.AGREEMENT]), bytes(9_999))
+            case "drop" if node.here:
+                node.hub.disconnect(rng.choice(list(node.here)), "for no reason")
+            case "stop":
+                nodes[at] = meeting.restart(node)
+            case "wait":
+                meeting.pass_time(rng.random() * 6)
+            case "late":
+                meeting.pass_time(rng.random() * 40)
+            case "shut":
+                node.hub.open_bulk(rng.random() < 0.5)
+            case "blame" if node.here:
+                node.hub.blame(rng.choice(list(node.here)), rng.randrange(60), "for no reason")
+        for _ in range(rng.randrange(8)):
+            meeting.turn([rng.choice(nodes)])
+    for node in nodes:
+        node.hub.open_bulk(True)
+
+    def complete() -> bool:
+        meeting.pass_time(0.1)
+        return all(len(each.here) == len(nodes) - 1 for each in nodes)
+
+    meeting.until(complete)
+    meeting.settle()
+    for node in nodes:
+        node.frames.clear()
+        for kind in (FrameType.PART, FrameType.AGREEMENT):
+            assert node.hub.broadcast(kind, b"here") == len(nodes) - 1
+    meeting.until(lambda: all(len(each.frames) == 2 * (len(nodes) - 1) for each in nodes))
+    assert not any(each.hub.bans() for each in nodes)
+    assert not [each.log.lines for each in nodes if each.stats["malformed"]]

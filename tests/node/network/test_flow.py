@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from select import select
 
 import pytest
 from meeting import Meeting, Node, join, packed
@@ -89,10 +90,10 @@ def test_whoever_does_not_read_what_matters_is_dropped(meeting: Meeting, kind: F
 def test_small_frames_do_not_pile_up_either(meeting: Meeting) -> None:
     node = meeting.node(1)
     join(meeting, node, 9)
-    for sent in range(1_000_000):
-        if not node.hub.send(node.peer(), FrameType.TRANSACTIONS, b""):
-            break
-    assert sent < 100_000
+    sent = 0
+    while node.hub.send(node.peer(), FrameType.TRANSACTIONS, b""):
+        sent += 1
+        assert sent < 100_000, "it is never full"
     assert node.here
     meeting.settle()
 
@@ -137,18 +138,33 @@ def test_speed_is_met_with_pauses_never_with_a_ban(meeting: Meeting) -> None:
     assert not node.hub.bans()
 
 
-def test_a_flood_is_served_in_turns(meeting: Meeting) -> None:
+def test_floods_are_served_in_turns(meeting: Meeting) -> None:
     node = meeting.node(1)
-    flooder, _ = join(meeting, node, 8)
-    quiet, _ = join(meeting, node, 9)
-    flooder.say(packed(FrameType.AGREEMENT, b"f") * 5_000)
+    first, second, quiet = (join(meeting, node, each)[0] for each in (7, 8, 9))
+    for mark, flooder in ((b"f", first), (b"s", second)):
+        flooder.say(b"".join(packed(16, mark + b"%04d" % each) for each in range(5_000)))
     quiet.say(packed(FrameType.AGREEMENT, b"q"))
     meeting.rest(None)
     assert 0 < node.hub.poll(meeting.now_ns()) <= FRAMES_PER_POLL
     bodies = node.bodies(FrameType.AGREEMENT)
     assert b"q" in bodies
-    assert len(bodies) <= FRAMES_PER_TURN + 1
-    meeting.until(lambda: len(node.frames) == 5_001)
+    assert len(bodies) <= 2 * FRAMES_PER_TURN + 1
+    meeting.until(lambda: len(node.frames) == 10_001)
+    bodies = node.bodies(FrameType.AGREEMENT)
+    for mark in (b"f", b"s"):  # what waits for its turn is not touched by what others send
+        assert [each for each in bodies if each[:1] == mark] == [
+            mark + b"%04d" % each for each in range(5_000)
+        ]
+
+
+def test_a_poll_is_bounded_however_many_have_something_to_say(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    lanes = [join(meeting, node, number)[0] for number in range(10, 22)]
+    for lane in lanes:
+        lane.say(packed(FrameType.AGREEMENT) * 1_000)
+    for _ in range(3):
+        assert 0 < node.hub.poll(meeting.now_ns()) < FRAMES_PER_POLL + FRAMES_PER_TURN
+    meeting.until(lambda: len(node.frames) == 12_000)
 
 
 def test_silent_peers_are_pinged_and_then_given_up(meeting: Meeting) -> None:
@@ -221,10 +237,30 @@ def test_heights_are_told_seldom_and_the_last_one_counts(meeting: Meeting) -> No
     assert node.frames[0][1] is FrameType.STATUS
 
 
+def test_a_height_that_changes_during_the_handshake_is_told(meeting: Meeting) -> None:
+    for steps in range(1, 12):
+        a = meeting.node(1)
+        b = meeting.node(2, static=(a.address,))
+        for step in range(steps):
+            meeting.turn([(a, b)[step % 2]])
+        a.hub.set_height(100 + steps)
+        b.hub.set_height(200 + steps)
+        meeting.pass_time(1)
+        meeting.until(lambda a=a, b=b: a.here and b.here)
+        meeting.pass_time(1)
+        meeting.settle()
+        assert a.hub.peers()[0].height == 200 + steps
+        assert b.hub.peers()[0].height == 100 + steps
+        meeting.stop(b)
+        meeting.stop(a)
+
+
 def test_what_is_sent_between_polls_makes_the_descriptor_readable(meeting: Meeting) -> None:
     a, b = joined(meeting)
     meeting.settle()
+    assert not select([a.hub.fileno()], [], [], 0)[0]
     a.hub.send(a.peer(), FrameType.AGREEMENT, b"x")
+    assert select([a.hub.fileno()], [], [], 0)[0]
     meeting.until(lambda: b.frames)
     meeting.settle()
     a.hub.send(a.peer(), FrameType.AGREEMENT, b"y")

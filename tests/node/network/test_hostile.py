@@ -90,6 +90,16 @@ def test_garbage_is_refused_as_malformed(meeting: Meeting, garbage: bytes) -> No
     assert node.stats["malformed"] == 1
 
 
+def test_after_a_refusal_nothing_is_looked_at(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    stranger = meeting.stranger(node)
+    stranger.say(hello(9, genesis_id=bytes(32)) + hello(9) + b"and nonsense" * 100)
+    assert stranger.refusal()[0] is Refusal.WRONG_NETWORK
+    meeting.settle()
+    assert len(stranger.frames()) == 1
+    assert node.stats["malformed"] == 0
+
+
 def test_silence_is_given_up(meeting: Meeting) -> None:
     node = meeting.node(1)
     silent, half = meeting.stranger(node), meeting.stranger(node)
@@ -225,6 +235,19 @@ def test_a_stranger_that_hangs_up_leaves_nothing(meeting: Meeting) -> None:
     join(meeting, node, 9)  # the id is free again
 
 
+def test_whoever_comes_and_goes_does_not_fill_the_log(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    for number in range(10, 20):
+        first, _ = join(meeting, node, number)
+        first.socket.close()
+        meeting.until(lambda: not node.here)
+        meeting.stranger(node).say(hello(number, genesis_id=bytes(32)))
+    meeting.settle()
+    assert len(node.came) == 10
+    assert len(node.log.of("peer_connected")) == len(node.log.of("peer_disconnected")) == 1
+    assert len(node.log.of("connection_refused")) == 1
+
+
 def test_a_session_belongs_to_who_got_it(meeting: Meeting) -> None:
     node = meeting.node(1)
     first = meeting.stranger(node, "127.0.0.8")
@@ -257,10 +280,7 @@ def test_a_session_belongs_to_who_got_it(meeting: Meeting) -> None:
 def test_whatever_comes_the_hub_goes_on(data: bytes, lane: int | None) -> None:
     with Meeting() as meeting:
         node = meeting.node(1, genesis_id=GENESIS)
-        if lane is None:
-            stranger = meeting.stranger(node)
-        else:
-            stranger = join(meeting, node, 9)[lane]
+        stranger = meeting.stranger(node) if lane is None else join(meeting, node, 9)[lane]
         stranger.say(data)
         for _ in range(20):
             meeting.turn()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from meeting import Meeting, node_id
 
@@ -25,13 +27,27 @@ def test_two_hubs_meet_and_talk_on_both_lanes(meeting: Meeting) -> None:
         FrameType.TRANSACTIONS: b"",
         FrameType.PART: b"p" * MAX_BODY_BYTES[FrameType.PART],
     }
-    for kind, body in bodies.items():
+    for kind, body in bodies.items():  # by name and by number
         assert a.hub.send(a.peer(), kind, body)
-        assert b.hub.broadcast(kind, body) == 1
+        assert b.hub.broadcast(int(kind), body) == 1
         assert b.hub.broadcast(kind, body, but=b.peer()) == 0
     meeting.until(lambda: len(a.frames) == len(b.frames) == len(bodies))
     assert {kind: body for _, kind, body in a.frames} == bodies
     assert {kind: body for _, kind, body in b.frames} == bodies
+
+
+def test_two_hubs_meet_over_ipv6(meeting: Meeting) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    a = meeting.node(1, listen="[::1]:0")
+    b = meeting.node(2, listen=None, static=(a.address,))
+    meeting.until(lambda: a.here and b.here)
+    assert b.hub.peers()[0].address == a.address
+    assert a.address.startswith("[::1]:")
+    assert a.hub.peers()[0].address.startswith("[::1]:")
 
 
 def test_both_sides_learn_that_it_is_over(meeting: Meeting) -> None:
