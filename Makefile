@@ -2,6 +2,7 @@
 # make test   sets everything up in .venv, then style, types and all tests
 # make sim    simulates networks with faults for 20 minutes (MINUTES=n, or SEEDS=n networks)
 # make sim-replay SEED=n   shows what happens in one of them
+# make soak   four nodes under load, killed, frozen and cut apart, for 10 minutes (MINUTES=n, SEED=n)
 # make mutants             sabotages the code, line by line, and expects each to be noticed
 # make clean  takes away what the others made
 #
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 EXTRAS := dev$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)avx512)
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test sim sim-replay mutants install clean
+.PHONY: demo test sim sim-replay soak mutants install clean
 
 demo: $(STAMP)
 	@$(BIN)/python -m tools.demo
@@ -28,14 +29,17 @@ test: $(STAMP)
 	@$(BIN)/coverage run -m pytest -q tests/node/consensus
 	@$(BIN)/coverage report
 
-MINUTES ?= 20
+MINUTES ?=
 SEEDS ?=
 
 sim: $(STAMP)
-	@$(BIN)/python tests/sim/sim_hunt.py $(if $(SEEDS),--seeds $(SEEDS),--minutes $(MINUTES))
+	@$(BIN)/python tests/sim/sim_hunt.py $(if $(SEEDS),--seeds $(SEEDS),--minutes $(or $(MINUTES),20))
 
 sim-replay: $(STAMP)
 	@$(BIN)/python tests/sim/sim_hunt.py --replay $(SEED)
+
+soak: $(STAMP)
+	@$(BIN)/python tests/soak/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 mutants: $(STAMP)
 	@$(BIN)/python tests/mutants/run_mutants.py

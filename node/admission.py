@@ -18,7 +18,7 @@ again is harmless.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -38,6 +38,9 @@ from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 
 _ADOPTED_INPUTS = 2_048  # inputs of orphans judged per call: some milliseconds of the store's time
+_RECENTLY_FINAL = (
+    16_384  # ids in a generation, of which there are two; asking the store costs 60 us
+)
 _FEW_ITEMS = 4  # up to so many a tray is judged without arrays, whose cost is per tray
 _U64 = struct.Struct("<Q")
 _NO_OUTPUT = bytes(OUTPUT_BYTES)
@@ -45,6 +48,7 @@ _MISSING = 255  # stands in the codes of chain facts for "an input was not in th
 
 _ADMITTED = int(Verdict.ADMITTED)
 _KNOWN = int(Verdict.KNOWN)
+_FINAL = int(Verdict.FINAL)
 
 assert _MISSING not in Verdict.__members__.values()
 assert OUTPUT_BYTES % 8 == 0
@@ -100,7 +104,16 @@ class _ChainFacts(NamedTuple):
 class Admission:
     """The rules of one mempool, applied to trays, to orphans and to what a file brings back."""
 
-    __slots__ = ("_limits", "_min_fee", "_orphans", "_pool", "_view", "verdict_counts")
+    __slots__ = (
+        "_final",
+        "_final_before",
+        "_limits",
+        "_min_fee",
+        "_orphans",
+        "_pool",
+        "_view",
+        "verdict_counts",
+    )
 
     def __init__(
         self,
@@ -115,6 +128,8 @@ class Admission:
         self._view = view
         self._limits = limits
         self._min_fee = min_fee
+        self._final: set[bytes] = set()
+        self._final_before: set[bytes] = set()
         self.verdict_counts = [0] * 256  # by code, over all items of all trays
 
     # -- a tray ---------------------------------------------------------------------------------
@@ -221,6 +236,8 @@ class Admission:
             done = index + 1
             if tray.ids[index] in entries:
                 verdicts[index] = _KNOWN
+            elif codes[index] == _MISSING and self._is_recently_final(tray.ids[index]):
+                verdicts[index] = _FINAL
             elif codes[index] == _MISSING:
                 newcomer = tray.newcomer(index, now_ms)
                 if index in known:  # it was, when the tray's outputs were fetched
@@ -328,6 +345,17 @@ class Admission:
             ),
             now_ms,
         )
+
+    # -- what was final already ------------------------------------------------------------------
+
+    def committed(self, txids: Iterable[bytes]) -> None:
+        """Remember what a block made final: peers pass on many of these once more."""
+        self._final.update(txids)
+        if len(self._final) > _RECENTLY_FINAL:
+            self._final, self._final_before = set(), self._final
+
+    def _is_recently_final(self, txid: bytes) -> bool:
+        return txid in self._final or txid in self._final_before
 
     # -- one transaction ------------------------------------------------------------------------
 

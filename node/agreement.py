@@ -146,6 +146,11 @@ class Agreement:
             del self._timers[timer.kind]
             self._feed(TimerElapsed(timer), now_ns)
 
+    @property
+    def begun_ns(self) -> int:
+        """When the rounds of the present height began; of the one before if they have not yet."""
+        return self._now_ns if self._begun is None else self._begun[1]
+
     def deadline_ns(self) -> int | None:
         """When `elapse` is due next."""
         return min((deadline for deadline, _ in self._timers.values()), default=None)

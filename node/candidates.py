@@ -44,13 +44,12 @@ class Candidates:
         tip = store.tip
         self._locations: dict[bytes, BodyLocation] = bodies.recover(tip.location, tip.height + 1)
 
-    def build(self, now_ms: int, proposer: bytes) -> bytes:
+    def build(self, now_ms: int, proposer: bytes, most: int) -> bytes:
         """Build a block on the tip out of the mempool, empty if need be; returns its id.
 
-        `proposer` is the key (32 bytes) that it pays to.
+        `proposer` is the key (32 bytes) that it pays to, `most` how many transactions it may have.
         """
-        genesis = self._genesis
-        selection = self._mempool.select(genesis.max_block_bytes, genesis.max_block_transactions)
+        selection = self._mempool.select(self._genesis.max_block_bytes, most)
         tip = self._store.tip
         block = build_block(
             height=tip.height + 1,

@@ -28,8 +28,8 @@ FORMAT_VERSION: Final = 1
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024
 """Below this a node does not start: about ten seconds of blocks at full load."""
 
-_MAY_BE_MISSING: Final = ("wal", "signer", "network")
-"""Backups leave them out; whoever writes there makes them anew."""
+_MAY_BE_MISSING: Final = ("wal", "signer", "network", "evidence")
+"""Backups may leave them out; whoever writes there makes them anew."""
 
 _MAX_MARKER_BYTES: Final = 256
 _MARKER = re.compile(r"timed (\d{1,9})(?: ([0-9a-f]{64}))?\n")
@@ -94,6 +94,15 @@ class Layout:
         return self.root / "network"
 
     @property
+    def bans(self) -> Path:
+        return self.network / "bans.json"
+
+    @property
+    def evidence(self) -> Path:
+        """Proof that validators contradicted themselves."""
+        return self.root / "evidence"
+
+    @property
     def mempool(self) -> Path:
         return self.root / "mempool.dat"
 
@@ -151,7 +160,14 @@ def create(where: Layout) -> None:
         root.chmod(0o700)
         write_new(where.unfinished, b"timed init did not finish here\n")
         check_space(root)
-        for directory in (where.blocks, where.wal, where.signer, where.network, where.run):
+        for directory in (
+            where.blocks,
+            where.wal,
+            where.signer,
+            where.network,
+            where.evidence,
+            where.run,
+        ):
             directory.mkdir(mode=0o700)
     except OSError as error:
         raise from_os_error(error, str(root)) or error from None
@@ -253,6 +269,7 @@ def check_writable(where: Layout) -> None:
             where.wal,
             where.signer,
             where.network,
+            where.evidence,
             where.run,
         ):
             if directory.name in _MAY_BE_MISSING and not directory.exists():

@@ -41,7 +41,7 @@ MAX_CHAIN_NAME_BYTES = 32
 MAX_VALIDATORS = 1024
 MAX_TOTAL_POWER = 2**53  # exact in every JSON reader
 MAX_BLOCK_BYTES = 64 * 1024 * 1024  # a record's length is a u32, and a block is held in memory
-MAX_BLOCK_TRANSACTIONS = 2**20
+MAX_BLOCK_TRANSACTIONS = 65_532  # as many ids as fit the frame that announces a block
 MAX_ALLOCATIONS = 2**32
 MAX_TIME_MS = 2**53
 

@@ -18,6 +18,7 @@ import msgspec
 
 from node.agreement import NS_PER_MS, Agreement
 from node.block import Block
+from node.block_limit import BlockLimit
 from node.candidates import Candidates
 from node.consensus.core import Core, Timeouts
 from node.consensus.effects import Commit, Halt, ReportMisbehaviour
@@ -35,13 +36,14 @@ from node.consensus.wire import decode, encode
 from node.datadir import ensure_directory
 from node.durable import Directory
 from node.errors import NodeError
+from node.evidence import EvidenceBook
 from node.genesis import validator_set
 from node.mempool import Mempool
 from node.notify import Publisher
 from node.peer_host import PeerHost
 from node.peer_link import PeerLink
 from node.settings import NodeSettings
-from node.sign_link import Identity, Refused, Signed, decode_reply
+from node.sign_link import Identity, Proven, Refused, Signed, decode_reply
 from node.sign_queue import SignQueue, kind_of
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore
@@ -104,11 +106,17 @@ class NodeHost:
         )
         ensure_directory(Path(settings.wal_path))
         self._wal = Wal(Directory(Path(settings.wal_path)), settings.genesis_id)
-        self.peers = PeerHost(self, peers, settings.genesis, store, self._bodies, mempool, log)
+        self.peers = PeerHost(
+            self, peers, settings.genesis, store, self._bodies, mempool, log, ask_signer
+        )
+        ensure_directory(Path(settings.evidence_path))
+        evidence = Directory(Path(settings.evidence_path))
+        self._evidence = EvidenceBook(evidence, settings.genesis_id, self.peers.say_all, log)
         self._agreement: Agreement | None = None
         self._lost_bodies: set[bytes] = set()  # to be made durable, and not here any more
         self._me = 0
         self._awaiting = 0  # the height for which transactions are awaited, 0 for none
+        self._limit = BlockLimit(settings.genesis.max_block_transactions)
         self._unsigned = SignQueue(ask_signer, lambda: not self.peers.behind)
         self._body_ms = metrics["body_ms"]
         self._sign_ms = metrics["sign_ms"]
@@ -157,6 +165,7 @@ class NodeHost:
         """Take a word of the signer."""
         match decode_reply(frame):
             case Identity(validator):
+                self.peers.prover.signer_started(validator)
                 if self._agreement is None:
                     self._begin(validator)
                 else:  # it was restarted
@@ -167,6 +176,8 @@ class NodeHost:
                     now_ns = time.monotonic_ns()
                     self._metrics.observe(self._sign_ms, (now_ns - since_ns) // NS_PER_MS)
                     self._agreement.signed(message, now_ns)
+            case Proven() as proven:
+                self.peers.prover.signed(proven)
             case Refused(message, reason):
                 if self._unsigned.answered(message) is not None:
                     self._metrics.add(self._metrics["signatures_refused"], 1)
@@ -234,7 +245,8 @@ class NodeHost:
     def build(self, height: int, round_: int) -> None:
         """Build a block out of the mempool."""
         proposer = self._validators[self._me].key_bytes
-        value = self._candidates.build(time.time_ns() // NS_PER_MS, proposer)
+        most = self._limit.transactions
+        value = self._candidates.build(time.time_ns() // NS_PER_MS, proposer, most)
         block = self._candidates.get(value)
         assert block is not None
         self.peers.proposed(value, block)
@@ -283,20 +295,21 @@ class NodeHost:
         writer.add(writer["items_out"], len(block.txids))
         writer.set(writer["height"], decision.height)
         self._lost_bodies.clear()
+        self._learn_pace(len(block.txids))
         self.peers.committed(decision.height)
         self._tell(Committed(decision.height))
 
+    def _learn_pace(self, transactions: int) -> None:
+        """What others can keep up with; a validator alone goes as fast as it can."""
+        assert self._agreement is not None
+        if len(self._validators) > 1 and not self.peers.behind:
+            took_ns = time.monotonic_ns() - self._agreement.begun_ns
+            self._limit.decided(transactions, took_ns / NS_PER_MS)
+
     def report(self, misbehaviour: ReportMisbehaviour) -> None:
-        """Log the evidence, whole."""
+        """Keep the evidence, and let everybody see it."""
         self._metrics.add(self._metrics["misbehaviour"], 1)
-        for each in (misbehaviour.first, misbehaviour.second):
-            self.peers.say_all(each)  # so that all see both
-        self._log.error(
-            "misbehaviour",
-            validator=misbehaviour.first.validator,
-            height=misbehaviour.first.height,
-            evidence=_hex(map(encode, (misbehaviour.first, misbehaviour.second))),
-        )
+        self._evidence.report(misbehaviour)
 
     def halt(self, reason: Halt) -> None:
         """Stop the node with the evidence in the log."""

@@ -15,6 +15,7 @@ class ItemKind(IntEnum):
     TRANSACTION = 0  # of clients and relayed by peers; for the mempool
     FETCHED = 1  # transactions that consensus asked peers for; the tag is its request
     MESSAGE = 2  # of agreement: votes, proposals, certificates; a tag says who asked for the check
+    PROOF = 3  # that a validator runs a peer (`node.proofs.Claim`)
 
 
 URGENT: Final = 0  # priorities of trays

@@ -160,6 +160,7 @@ class Mempool:
         before.
         """
         self._pool.committed(block_txids, transactions)
+        self._admission.committed(block_txids)
         self._orphans.arrived(block_txids)
         self.adopt_ready()
 

@@ -1,23 +1,29 @@
-"""Batches of transactions and of messages as peers send them: AGREEMENT and TRANSACTIONS frames.
+"""Bodies of the frames that `net` itself reads: batches of transactions and messages, neighbours.
 
 Bodies of frames come in, views of their items go out, and the other way round; pure. What a peer
 sent and is no such body is a ValueError. All numbers are little-endian:
 
     TRANSACTIONS   count u16, lengths u16[count], transactions back to back
     AGREEMENT      count u16, lengths u32[count], messages (`node.consensus.wire`) back to back
+    NEIGHBOURS     node ids[16 * n] of those that the sender is connected to
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from node.network.handshake import NODE_ID_BYTES
 from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS, MAX_TX_BYTES
 
 Ends = npt.NDArray[np.uint32]  # u32[n]: where each item ends
+
+TRANSACTIONS_BYTES: Final = INGEST_MAX_BYTES // 2  # in one TRANSACTIONS frame, without lengths
+MESSAGES_BYTES: Final = 128 * 1024  # of messages and their lengths in one AGREEMENT frame
 
 _COUNT = struct.Struct("<H")
 _LENGTH = struct.Struct("<I")
@@ -34,6 +40,13 @@ class Batch:
         self.size_bytes = 0
 
     def add(self, payload: memoryview, lengths: Ends) -> None:
+        """Take transactions back to back; what is more than a frame may hold is taken in parts."""
+        if len(payload) > TRANSACTIONS_BYTES and len(lengths) > 1:
+            middle = len(lengths) // 2
+            cut = int(lengths[:middle].sum())
+            self.add(payload[:cut], lengths[:middle])
+            self.add(payload[cut:], lengths[middle:])
+            return
         self._parts.append(payload)
         self._lengths.append(lengths)
         self.size_bytes += len(payload)
@@ -43,7 +56,7 @@ class Batch:
         first = size = count = 0
         for number, (part, lengths) in enumerate(zip(self._parts, self._lengths, strict=True)):
             if count and (
-                size + len(part) > INGEST_MAX_BYTES // 2
+                size + len(part) > TRANSACTIONS_BYTES
                 or count + len(lengths) > INGEST_MAX_TRANSACTIONS
             ):
                 yield self._body(first, number, count), count
@@ -79,6 +92,19 @@ def pack_messages(messages: Sequence[bytes]) -> bytes:
     return _COUNT.pack(len(messages)) + lengths + b"".join(messages)
 
 
+def message_bodies(messages: Sequence[bytes]) -> Iterator[bytes]:
+    """AGREEMENT frames of these messages, in order; none is larger than a frame may be."""
+    first = size = 0
+    for number, message in enumerate(messages):
+        bytes_more = _LENGTH.size + len(message)
+        if number > first and size + bytes_more > MESSAGES_BYTES:
+            yield pack_messages(messages[first:number])
+            first, size = number, 0
+        size += bytes_more
+    if messages:
+        yield pack_messages(messages[first:])
+
+
 def unpack_messages(body: memoryview) -> list[bytes]:
     """The messages in an AGREEMENT frame; ValueError if it is none."""
     if len(body) < _COUNT.size:
@@ -94,3 +120,12 @@ def unpack_messages(body: memoryview) -> list[bytes]:
     if at != len(body):
         raise ValueError("lengths that do not fit")
     return messages
+
+
+def unpack_ids(body: memoryview) -> frozenset[bytes]:
+    """The node ids in a NEIGHBOURS frame; ValueError if it is none."""
+    if len(body) % NODE_ID_BYTES:
+        raise ValueError(f"node ids in {len(body)} bytes")
+    whole = bytes(body)
+    ends = range(NODE_ID_BYTES, len(whole) + 1, NODE_ID_BYTES)
+    return frozenset(whole[end - NODE_ID_BYTES : end] for end in ends)

@@ -9,7 +9,7 @@ is with the verifiers.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from node.agreement import NS_PER_MS
@@ -20,8 +20,9 @@ from node.exchange.verified import Arrived
 from node.genesis import Genesis
 from node.mempool import Mempool
 from node.network.frames import FrameType
-from node.network.link import Peers
+from node.network.link import Challenge, Frame, Peers
 from node.peer_link import PeerLink
+from node.prover import Prover
 from node.storage.blockfile import BlockFiles
 
 MAX_CHECKS: Final = 256  # certificates with the verifiers
@@ -49,9 +50,11 @@ class PeerHost:
         bodies: BlockFiles,
         mempool: Mempool,
         log: Any,
+        ask_signer: Callable[[bytes], None],
     ) -> None:
         self._taker = taker
         self._link = link
+        self.prover = Prover(ask_signer, link.proof)
         self._store = store
         self._log = log
         self._checks: dict[int, Certified] = {}  # by tag
@@ -93,13 +96,17 @@ class PeerHost:
 
     def elapse(self, now_ns: int) -> None:
         """Let block exchange go on, if it is time."""
+        self.prover.elapse(now_ns)
         due_ns = self._exchange.deadline_ns()
         if self._started and due_ns is not None and due_ns <= now_ns:
             self._exchange.elapse(now_ns)
 
     def deadline_ns(self) -> int | None:
         """When `elapse` is due next."""
-        return self._exchange.deadline_ns() if self._started else None
+        if not self._started:
+            return None
+        deadlines = (self._exchange.deadline_ns(), self.prover.deadline_ns())
+        return min((each for each in deadlines if each is not None), default=None)
 
     # -- net's side ------------------------------------------------------------------------------
 
@@ -113,10 +120,13 @@ class PeerHost:
     def heard(self, frame: bytes) -> None:
         """Take a word from ``net``."""
         word = self._link.read(frame)
-        if isinstance(word, Peers):
-            self._meet(dict(word.peers))
-        elif word is not None and self._started:
-            self._exchange.heard(word.peer, word.type, word.body, time.monotonic_ns())
+        match word:
+            case Peers(peers=peers):
+                self._meet(dict(peers))
+            case Challenge(peer=peer, challenge=challenge, node_id=node_id):
+                self.prover.challenged(peer, challenge, node_id)
+            case Frame(peer=peer, type=kind, body=body) if self._started:
+                self._exchange.heard(peer, kind, body, time.monotonic_ns())
 
     def fetched(self, tag: int, first: int, items: Sequence[Arrived | None]) -> None:
         """Take transactions that were asked for, None for bad ones."""
@@ -131,6 +141,7 @@ class PeerHost:
     def _meet(self, heights: dict[int, int]) -> None:
         """These are connected now."""
         before, self._link.heights = self._link.heights, heights
+        self.prover.connected(heights)
         if not self._started:
             return
         now_ns = time.monotonic_ns()

@@ -20,12 +20,16 @@ _TAGS: Final = 2**31
 
 
 class PeerLink:
-    """Speaks to ``net``; `say` sends a frame without waiting, and may lose it."""
+    """Speaks to ``net``; `say` sends a frame without waiting, and may lose it.
 
-    def __init__(self, say: Callable[[bytes], None]) -> None:
+    `first_check` is any number, a different one each time that the process starts: verdicts that an
+    earlier life asked for may still come.
+    """
+
+    def __init__(self, say: Callable[[bytes], None], first_check: int) -> None:
         self._send_word = say
         self._epoch = 0
-        self._checks = 0
+        self._checks = first_check % _TAGS
         self.heights: Mapping[int, int] = {}  # of those connected
 
     def attached(self, epoch: int) -> None:
@@ -64,6 +68,10 @@ class PeerLink:
         self._checks = (self._checks + 1) % _TAGS
         self._say(link.Check(self._epoch, self._checks, encode(message)))
         return self._checks
+
+    def proof(self, peer: int, validator: int, signature: bytes) -> None:
+        """Show a peer which validator this is."""
+        self._say(link.Proof(self._epoch, peer, validator, signature))
 
     def height(self, height: int) -> None:
         """Tell everybody how high this node is."""

@@ -3,7 +3,8 @@
 Frames of peers come from the hub (`node.network.hub`): what carries signatures goes into trays,
 which bring back verdicts; what does not goes to ``consensus`` over the link ``heard``. Over ``say``
 ``consensus`` has frames sent and peers blamed. Transactions that were admitted and messages of
-agreement whose signatures are good are passed on, once, to everybody but who sent them.
+agreement whose signatures are good are passed on, once, to everybody but who sent them;
+transactions not to those either whom the sender says it is connected to, who have them from it.
 
 It owns the hub and the queues between it and the rest. No cryptography: copies are known by
 Python's keyed hash of their exact bytes. What kills it: nothing that a peer sends.
@@ -25,7 +26,16 @@ from node.items import REQUESTED, URGENT, ItemKind
 from node.network import link
 from node.network.hub import FrameType, Hub, HubSettings, PeerInfo
 from node.network.votes_filter import VotesFilter, Worth
-from node.peer_frames import Batch, Ends, pack_messages, unpack_messages, unpack_transactions
+from node.peer_frames import (
+    Batch,
+    Ends,
+    message_bodies,
+    unpack_ids,
+    unpack_messages,
+    unpack_transactions,
+)
+from node.peers_file import PeersFile
+from node.proofs import Claim, Proofs
 from node.settings import NodeSettings
 from node.verdict import Verdict
 from pipeline.intake import Intake
@@ -38,7 +48,9 @@ LIE: Final = 100  # points for what no honest peer sends
 FORGET_NS: Final = 2_000_000_000  # after which votes may be said again
 MAX_KNOWN: Final = 100_000  # fingerprints of transactions in each of two generations
 BATCH_BYTES: Final = 64 * 1024  # of relayed transactions, after which a batch goes out at once
+MAX_ANNOUNCED: Final = 4  # blocks that one peer announces within FORGET_NS
 MAX_EXPECTED: Final = 4_096  # requests of consensus that are under way
+SETTLED: Final = (Verdict.ADMITTED, Verdict.KNOWN, Verdict.FINAL, Verdict.QUARANTINED)
 VERDICTS_OF_LIARS: Final = frozenset(
     {int(each) for each in Verdict if Verdict.BAD_LENGTH <= each <= Verdict.BAD_SIGNATURE}
 )
@@ -53,6 +65,7 @@ PEERING_METRICS = (
     Metric("relayed", Kind.COUNTER, "items", "Transactions passed on"),
     Metric("peers_blamed", Kind.COUNTER, "offences", "Held against peers"),
     Metric("peers_dropped", Kind.COUNTER, "peers", "Peers lost, whatever for"),
+    Metric("announcements_refused", Kind.COUNTER, "frames", "Blocks announced too often"),
     Metric("heard_lost", Kind.COUNTER, "frames", "Frames that consensus had no room for"),
 )
 
@@ -123,14 +136,27 @@ class Peering:
         self._hub = Hub(
             hub_settings, self, SystemRandom(), log, now_ns, time.time_ns() // NS_PER_MS
         )
+        self._proofs = Proofs(
+            self._hub,
+            intake,
+            lambda peer, reason: self._blame(peer, LIE, reason),
+            log,
+            hub_settings.node_id,
+            epoch,
+        )
+        self._peers_file = PeersFile(settings.run_path, log)
         self._filter = VotesFilter(validator_set(settings.genesis).n)
         self._forget_ns = now_ns + FORGET_NS
         self._heights: dict[int, int] = {}
+        self._ids: dict[int, bytes] = {}  # peer -> node id
+        self._neighbours: dict[int, frozenset[bytes]] = {}  # peer -> whom it is connected to
         self._table_told = True
+        self._ids_told = True
         self._known: set[int] = set()
         self._known_before: set[int] = set()
         self._expected: dict[int, tuple[int, int]] = {}  # request -> peer, items
         self._unasked = _Unasked()
+        self._announced: dict[int, int] = {}  # peer -> blocks, since what was said was forgotten
         self._batches: dict[int, Batch] = {}  # by whom the transactions came from
         self._messages: dict[int, list[bytes]] = {}
 
@@ -150,19 +176,30 @@ class Peering:
         """When `poll` is due whatever comes."""
         return self._hub.deadline_ns()
 
+    @property
+    def count(self) -> int:
+        """How many peers there are."""
+        return len(self._heights)
+
     def after_inputs(self, now_ns: int, *, bulk_open: bool) -> None:
         """Send what has gathered."""
         if now_ns >= self._forget_ns:
             self._forget_ns = now_ns + FORGET_NS
             self._filter.forget()
+            self._announced.clear()
         deadline = self._hub.deadline_ns()
         if deadline is not None and deadline <= now_ns:
             self._hub.poll(now_ns)
         self._hub.open_bulk(bulk_open)
         if not self._table_told:
             self._tell_table()
+        self._proofs.ask(self._tell)
+        if not self._ids_told:
+            self._ids_told = True
+            self._hub.broadcast(FrameType.NEIGHBOURS, b"".join(self._ids.values()))
         for but, messages in self._messages.items():
-            self._hub.broadcast(FrameType.AGREEMENT, pack_messages(messages), but)
+            for body in message_bodies(messages):
+                self._hub.broadcast(FrameType.AGREEMENT, body, but)
         self._messages.clear()
         for but, batch in self._batches.items():
             self._relay(but, batch)
@@ -173,33 +210,41 @@ class Peering:
         """Publish the gauges."""
         self._metrics.set(self._metrics["peers"], len(self._heights))
         self._metrics.set(self._metrics["heard_lost"], self._heard.dropped)
+        self._peers_file.publish(self._hub.peers, self._hub.points, time.monotonic_ns())
 
     def consensus_started(self) -> None:
         """It knows nothing: tell it who is here, and let everything be said again."""
         self._filter.forget()
         self._expected.clear()
+        self._proofs.consensus_started()
         self._table_told = False
 
     def close(self) -> None:
         """Close all connections."""
         self._hub.close()
+        self._peers_file.close()
 
     # -- what the hub tells ----------------------------------------------------------------------
 
     def connected(self, peer: PeerInfo) -> None:
         """See `HubEvents`."""
         self._heights[peer.number] = peer.height
-        self._table_told = False
+        self._ids[peer.number] = peer.node_id
+        self._proofs.connected(peer.number)
+        self._table_told = self._ids_told = False
 
     def disconnected(self, peer: PeerInfo, reason: str) -> None:
         """See `HubEvents`."""
-        self._heights.pop(peer.number, None)
+        for table in (self._heights, self._ids, self._neighbours):
+            table.pop(peer.number, None)
         self._filter.gone(peer.number)
+        self._proofs.disconnected(peer.number)
         self._metrics.add(self._metrics["peers_dropped"], 1)
-        self._table_told = False
+        self._table_told = self._ids_told = False
 
     def proof(self, peer: PeerInfo, validator: int, signature: bytes, challenge: bytes) -> None:
-        """See `HubEvents`; nobody proves anything yet."""
+        """See `HubEvents`."""
+        self._proofs.claimed(peer, Claim(validator, signature, challenge, peer.node_id))
 
     def frame(self, peer: PeerInfo, kind: FrameType, body: memoryview) -> None:
         """See `HubEvents`."""
@@ -212,6 +257,10 @@ class Peering:
                 self._take_messages(peer.number, [bytes(body)])
             elif kind is FrameType.PART:
                 self._take_part(peer.number, body)
+            elif kind is FrameType.COMPACT and not self._may_announce(peer):
+                self._metrics.add(self._metrics["announcements_refused"], 1)
+            elif kind is FrameType.NEIGHBOURS:
+                self._neighbours[peer.number] = unpack_ids(body)
             elif kind is FrameType.STATUS:
                 self._heights[peer.number] = peer.height
                 self._table_told = False
@@ -219,6 +268,12 @@ class Peering:
                 self._tell(link.Frame(self._epoch, peer.number, kind, bytes(body)))
         except (ExchangeError, WireError, ValueError) as error:
             self._blame(peer.number, LIE, f"{kind.name}: {error}")
+
+    def _may_announce(self, peer: PeerInfo) -> bool:
+        """An announcement is up to 2 MiB that wait for consensus, so few of them may."""
+        count = self._announced.get(peer.number, 0) + 1
+        self._announced[peer.number] = count
+        return peer.protected or count <= MAX_ANNOUNCED
 
     # -- transactions ----------------------------------------------------------------------------
 
@@ -277,12 +332,13 @@ class Peering:
         liar = VERDICTS_OF_LIARS.intersection(codes)
         if liar:
             self._blame(batch.peer, LIE, f"relayed a transaction: {Verdict(min(liar)).name}")
-        admitted = np.frombuffer(codes, np.uint8) == Verdict.ADMITTED
         self._gather(batch.peer, batch.payload, batch.ends, codes)
-        begins = np.concatenate((np.zeros(1, np.uint32), batch.ends[:-1]))
-        for number in np.flatnonzero(~admitted).tolist():
-            item = batch.payload[int(begins[number]) : int(batch.ends[number])]
-            self._forget(item, np.array([len(item)], np.uint32))
+        begin = 0
+        for end, code in zip(batch.ends.tolist(), codes, strict=True):
+            if code not in SETTLED:
+                item = batch.payload[begin:end]
+                self._forget(item, np.array([len(item)], np.uint32))
+            begin = end
 
     def _gather(self, source: int, payload: memoryview, ends: Ends, codes: bytes) -> None:
         """Put what was admitted into the batch for everybody but its source."""
@@ -298,10 +354,15 @@ class Peering:
         if batch.size_bytes >= BATCH_BYTES:
             self._relay(source, self._batches.pop(source))
 
-    def _relay(self, but: int, batch: Batch) -> None:
+    def _relay(self, source: int, batch: Batch) -> None:
+        there = self._neighbours.get(source, frozenset())
+        peers = [each for each, its in self._ids.items() if each != source and its not in there]
+        if not peers:
+            return
         for body, count in batch.bodies():
-            if self._hub.broadcast(FrameType.TRANSACTIONS, body, but):
-                self._metrics.add(self._metrics["relayed"], count)
+            self._metrics.add(self._metrics["relayed"], count)
+            for peer in peers:
+                self._hub.send(peer, FrameType.TRANSACTIONS, body)
 
     # -- messages of agreement -------------------------------------------------------------------
 
@@ -385,6 +446,8 @@ class Peering:
             case link.Height(height=height):
                 self._filter.committed(height)
                 self._hub.set_height(height)
+            case link.Proof(peer=peer, validator=validator, signature=signature):
+                self._proofs.signed(peer, validator, signature)
             case _:
                 assert_never(word)
 
@@ -398,13 +461,15 @@ class Peering:
         self._metrics.add(self._metrics["peers_blamed"], 1)
         self._hub.blame(peer, points, reason)
 
-    def _tell(self, word: link.Heard) -> None:
+    def _tell(self, word: link.Heard) -> bool:
+        """Say something to consensus; whether there was room for it."""
+        lost = self._heard.dropped
         self._heard.send(link.encode(word))
+        return self._heard.dropped == lost
 
     def _tell_table(self) -> None:
-        lost = self._heard.dropped
-        self._tell(link.Peers(self._epoch, tuple(sorted(self._heights.items()))))
-        self._table_told = self._heard.dropped == lost
+        table = tuple(sorted(self._heights.items()))
+        self._table_told = self._tell(link.Peers(self._epoch, table))
 
 
 def _source(peer: int) -> bytes:

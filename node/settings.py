@@ -38,6 +38,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     signer_path: str
     mempool_path: str
     network_path: str
+    evidence_path: str
     run_path: str
 
     ingest_address: str  # ZeroMQ endpoint, tcp://
@@ -83,6 +84,7 @@ def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool)
         signer_path=str(layout.signer),
         mempool_path=str(layout.mempool),
         network_path=str(layout.network),
+        evidence_path=str(layout.evidence),
         run_path=str(layout.run),
         ingest_address=config.network.listen,
         notify_address=config.network.notify,

@@ -3,18 +3,20 @@
 Consensus asks for the signature of an own message (`encode_request`); the signer gives the message
 back signed, or says why not, and says who it is whenever either of the two has started. A frame is
 a kind u8 and what follows of it: the message as `node.consensus.wire` has it, before it for
-a refusal the reason (length u16, UTF-8), or the validator's index (u16). Pure; whatever is not
-exactly such a frame is a `WireError`.
+a refusal the reason (length u16, UTF-8), or the validator's index (u16). Beside messages there is a
+challenge of a peer[32] with the own node id[16], and behind these in the answer a signature[64].
+Pure; whatever is not exactly such a frame is a `WireError`.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from node.consensus.messages import Proposal, Vote
+from node.consensus.signed_bytes import CHALLENGE_BYTES, NODE_ID_BYTES
 from node.consensus.wire import MAX_VALIDATORS, WireError, decode, encode
 from node.params import SIGNATURE_BYTES
 
@@ -30,6 +32,8 @@ class _Kind(IntEnum):
     SIGNED = 2
     REFUSED = 3
     IDENTITY = 4
+    PROVE = 5
+    PROVEN = 6
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -51,17 +55,36 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
-Reply = Identity | Signed | Refused
+class Prove(NamedTuple):
+    """Show a peer that this validator runs the node with this id."""
+
+    challenge: bytes  # 32 bytes that the peer has drawn
+    node_id: bytes  # 16 bytes
 
 
-def encode_request(message: Proposal | Vote) -> bytes:
-    """Return the frame that asks for a signature of a message without one."""
+class Proven(NamedTuple):
+    """What was asked for, and the signature (64 bytes) over its `address_bytes`."""
+
+    prove: Prove
+    signature: bytes
+
+
+Request = Proposal | Vote | Prove
+Reply = Identity | Signed | Refused | Proven
+
+
+def encode_request(message: Request) -> bytes:
+    """Return the frame that asks for a signature of a message without one, or for a proof."""
+    if isinstance(message, Prove):
+        return _frame(_Kind.PROVE, _encode_prove(message))
     return _frame(_Kind.REQUEST, _encode_message(message, 0))
 
 
-def decode_request(frame: bytes) -> Proposal | Vote:
-    """Return the unsigned message that a frame asks to sign; raises WireError."""
+def decode_request(frame: bytes) -> Request:
+    """Return the unsigned message that a frame asks to sign, or the proof; raises WireError."""
     kind, rest = _split(frame)
+    if kind == _Kind.PROVE:
+        return _decode_prove(rest)
     if kind != _Kind.REQUEST:
         raise WireError(f"no request: frame of kind {kind}")
     return _decode_message(rest, 0)
@@ -81,6 +104,9 @@ def encode_reply(reply: Reply) -> bytes:
             text = text.decode("utf-8", "ignore").encode()  # no character cut in two
             content = _number(len(text)) + text + _encode_message(message, 0)
             return _frame(_Kind.REFUSED, content)
+        case Proven(prove, signature):
+            _check_length(signature, SIGNATURE_BYTES)
+            return _frame(_Kind.PROVEN, _encode_prove(prove) + signature)
 
 
 def decode_reply(frame: bytes) -> Reply:
@@ -104,6 +130,9 @@ def decode_reply(frame: bytes) -> Reply:
             except UnicodeDecodeError as error:
                 raise WireError(f"a reason that is no text: {error}") from None
             return Refused(_decode_message(rest[end:], 0), reason)
+        case _Kind.PROVEN:
+            prove, signature = rest[:-SIGNATURE_BYTES], rest[-SIGNATURE_BYTES:]
+            return Proven(_decode_prove(prove), signature)
         case _:
             raise WireError(f"no reply: frame of kind {kind}")
 
@@ -136,5 +165,24 @@ def _decode_message(data: bytes, signature_bytes: int) -> Proposal | Vote:
 
 
 def _check_signature(message: Proposal | Vote, signature_bytes: int) -> None:
-    if len(message.signature) != signature_bytes:
-        raise WireError(f"a signature of {len(message.signature)} bytes, not {signature_bytes}")
+    _check_length(message.signature, signature_bytes)
+
+
+def _check_length(signature: bytes, signature_bytes: int) -> None:
+    if len(signature) != signature_bytes:
+        raise WireError(f"a signature of {len(signature)} bytes, not {signature_bytes}")
+
+
+def _encode_prove(prove: Prove) -> bytes:
+    return _check_prove(prove.challenge + prove.node_id)
+
+
+def _decode_prove(data: bytes) -> Prove:
+    _check_prove(data)
+    return Prove(data[:CHALLENGE_BYTES], data[CHALLENGE_BYTES:])
+
+
+def _check_prove(data: bytes) -> bytes:
+    if len(data) != CHALLENGE_BYTES + NODE_ID_BYTES:
+        raise WireError(f"a challenge and a node id of {len(data)} bytes")
+    return data

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from node.consensus.messages import Proposal, Vote, VoteType
-from node.consensus.signed_bytes import signed_bytes
+from node.consensus.signed_bytes import address_bytes, signed_bytes
 from node.errors import NodeError
 from node.params import KEY_BYTES, SALT_BYTES, SIGNATURE_BYTES, SIGNED_MESSAGE_BYTES
 
@@ -219,6 +219,15 @@ class Signer:
             raise ValueError(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
         self._store(SignerState(*position, content, signature))
         return signature
+
+    def prove(self, challenge: bytes, node_id: bytes) -> bytes:
+        """Return the signature (64 bytes) that shows a peer who this is.
+
+        It concerns no height, so nothing is remembered: the prefix keeps it apart from all that
+        agreement and payments know, and the challenge of others goes into a hash. Raises ValueError
+        for what is no challenge (32 bytes) or node id (16).
+        """
+        return self._sign(address_bytes(challenge, node_id, self._salt))
 
     def close(self) -> None:
         """Close the file."""

@@ -164,10 +164,12 @@ class Custody:
             worker.credit > least for worker in self._workers
         )
 
-    def dispatch(self) -> list[Descriptor]:
-        """Hand out sealed trays, most urgent first, to the workers with most credit."""
+    def dispatch(self, least: int = PRIORITIES - 1) -> list[Descriptor]:
+        """Hand out sealed trays, most urgent first, to the workers with most credit: those of this
+        priority and of more urgent ones.
+        """
         work: list[Descriptor] = []
-        for queue in self._ready:
+        for queue in self._ready[: least + 1]:
             while queue:
                 tray = self._trays[queue[0]]
                 number = self._worker_for(tray)

@@ -183,8 +183,8 @@ class Intake:
                 if not self._fill(current[0], priority):
                     break
                 current.popleft()
-        self._dispatch()
-        for priority in range(PRIORITIES):
+        for priority in range(PRIORITIES):  # each before less urgent trays take all the credit
+            self._dispatch(priority)
             if self._filling[priority] is None or not self.custody.hungry(priority):
                 continue
             if priority == PRIORITIES - 1:
@@ -192,7 +192,7 @@ class Intake:
                     continue
                 self._gathered_ns = now_ns
             self._seal(priority)
-            self._dispatch()
+            self._dispatch(priority)
 
     def _fill(self, bulk: _Bulk, priority: int) -> bool:
         """Copy items into trays; False when no tray is free and some items are left."""
@@ -266,8 +266,8 @@ class Intake:
         self._filling[priority] = None
         self.custody.seal(filling.tray, filling.items, crashes)
 
-    def _dispatch(self) -> None:
-        for descriptor in self.custody.dispatch():
+    def _dispatch(self, least: int) -> None:
+        for descriptor in self.custody.dispatch(least):
             self._work[descriptor.worker].send(pack_descriptor(*descriptor))
 
     # -- back ------------------------------------------------------------------------------------

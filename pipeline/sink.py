@@ -26,7 +26,8 @@ from pipeline.order import Order
 from pipeline.stage import Input, Stage
 from pipeline.tray import U8, U32, AdmissionSlots, InputSlots, Label, VerdictSlots
 
-BURST_TRAYS = 8  # trays taken from the link in one turn; other inputs come between
+BURST = 256  # descriptors taken from a link in one turn, so that none hides an urgent one
+BULK_TRAYS = 3  # trays of the least urgent priority admitted in one turn; other inputs come between
 
 
 @dataclass(slots=True)
@@ -47,12 +48,13 @@ class TraySink(Stage):
         self._resend_socket = open_inbox(sockets, link_named(topology, "resend"))
         self._returns = Outbox(sockets, link_named(topology, "returns"))
         self.tray_inputs = (
-            Input(self._resend_socket, self._handle_resend, bulk=True),
-            Input(self._judged_socket, self._handle_judged, bulk=True),
+            Input(self._resend_socket, self._handle_resend),
+            Input(self._judged_socket, self._handle_judged),
         )
         self.inputs = self.tray_inputs
         self.trays_repeated = 0
         self.trays_stale = 0
+        self._more = False  # bulk to admit
         self._attach()
 
     def admit(
@@ -75,7 +77,9 @@ class TraySink(Stage):
         self._attach()
 
     def deadline_ns(self) -> int | None:
-        """The earliest time at which a gap is skipped."""
+        """The earliest time at which a gap is skipped; now if there is more to admit."""
+        if self._more:
+            return 0
         deadlines = [order.deadline_ns() for order in self._epoch.orders]
         return min((each for each in deadlines if each is not None), default=None)
 
@@ -90,12 +94,22 @@ class TraySink(Stage):
         """How many sequence numbers were given up in this epoch."""
         return sum(order.gaps_skipped for order in self._epoch.orders)
 
-    def admit_ready(self, now_ns: int) -> int:
-        """Admit every tray whose turn has come; returns how many items that was."""
+    def admit_ready(self, now_ns: int, bulk_trays: int = BULK_TRAYS) -> int:
+        """Admit the trays whose turn has come, the most urgent first, of the least urgent ones a
+        few; returns how many items that was.
+        """
         items = 0
-        for order in self._epoch.orders:
+        *urgent, bulk = self._epoch.orders
+        for order in urgent:
             while (descriptor := order.take(now_ns)) is not None:
                 items += self._admit_one(descriptor)
+        self._more = False
+        for _ in range(bulk_trays):
+            descriptor = bulk.take(now_ns)
+            if descriptor is None:
+                return items
+            items += self._admit_one(descriptor)
+        self._more = bulk_trays > 0
         return items
 
     def _attach(self) -> None:
@@ -113,13 +127,13 @@ class TraySink(Stage):
         self._returns.send(pack_descriptor(*hello))
 
     def _handle_judged(self) -> int:
-        frames = drain(self._judged_socket, BURST_TRAYS)
+        frames = drain(self._judged_socket, BURST)
         for frame in frames:
             self._arrived(unpack_descriptor(frame))
         return len(frames)
 
     def _handle_resend(self) -> int:
-        frames = drain(self._resend_socket, BURST_TRAYS)
+        frames = drain(self._resend_socket, BURST)
         for frame in frames:
             message = unpack_descriptor(frame)
             if message.epoch != self._context.epoch:

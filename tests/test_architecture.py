@@ -22,31 +22,20 @@ MAY_IMPORT = {
 # Modules that decide and never perform: no clock, no randomness, no input or output, neither their
 # own nor that of a first-party module that they import.
 PURE = [
-    "pipeline.custody",
-    "pipeline.fair",
-    "pipeline.order",
-    "pipeline.topology",
-    "node.address",
-    "node.admission",
-    "node.agreement",
-    "node.block",
-    "node.consensus.*",
-    "node.fee_order",
-    "node.ledger",
-    "node.storage.changes",
-    "node.mempool",
-    "node.newcomers",
-    "node.orphans",
-    "node.params",
-    "node.policy",
-    "node.pool",
-    "node.sign_link",
-    "node.sign_queue",
-    "node.signer",
-    "node.transaction",
-    "node.verdict",
-    "node.verification.columns",
-    "node.wal",
+    *("pipeline.custody", "pipeline.descriptor", "pipeline.fair", "pipeline.layout"),
+    *("pipeline.order", "pipeline.topology", "pipeline.tray"),
+    *("node.address", "node.admission", "node.agreement", "node.block", "node.consensus.*"),
+    *("node.exchange.*", "node.fee_order", "node.genesis", "node.items", "node.ledger"),
+    *("node.mempool", "node.newcomers", "node.orphans", "node.params", "node.peer_frames"),
+    *("node.peer_link", "node.policy", "node.pool", "node.proofs", "node.prover"),
+    *("node.sign_link", "node.sign_queue", "node.signer", "node.storage.changes"),
+    *("node.transaction", "node.verdict", "node.wal"),
+    *("node.network.address", "node.network.bans", "node.network.book", "node.network.budget"),
+    *("node.network.counters", "node.network.frames", "node.network.handshake"),
+    *("node.network.link", "node.network.peers", "node.network.quiet", "node.network.settings"),
+    *("node.network.slots", "node.network.targets", "node.network.upkeep"),
+    *("node.network.votes_filter",),
+    *("node.verification.batch", "node.verification.columns", "node.verification.messages"),
 ]
 PERFORMING = {
     *("asyncio", "mmap", "multiprocess", "multiprocessing", "os", "random", "rocksdict", "secrets"),
@@ -55,11 +44,11 @@ PERFORMING = {
 }
 PERFORMING_CALLS = {"open", "print", "input"}
 
-# What the process with the sockets must never load.
-CRYPTOGRAPHY = {
+# What the process with the sockets must never load, nor anything below it.
+CRYPTOGRAPHY = (
     *("cryptography", "nacl"),
-    *("node.verification.batch", "node.verification.mb8", "node.verification.nacl"),
-}
+    *("node.keys", "node.signer", "node.stages.sign", "node.stages.verify", "node.verification"),
+)
 WITHOUT_CRYPTOGRAPHY = "node.stages.net"
 
 # The node's vocabulary, which pipeline/ must not know. In these two it is the verb.
@@ -231,13 +220,29 @@ def test_pure_modules_touch_nothing(pattern: str) -> None:
     assert {module: found for module in modules if (found := performs(module))} == {}
 
 
-def test_the_process_with_the_sockets_loads_no_cryptography() -> None:
-    loaded = {
+def cryptography(module: str) -> dict[str, str]:
+    """What of the forbidden a module loads -> who imports it."""
+    return {
         name: by
-        for name, by in reached_from(WITHOUT_CRYPTOGRAPHY).items()
-        if name in CRYPTOGRAPHY or name.split(".")[0] in CRYPTOGRAPHY
+        for name, by in reached_from(module).items()
+        if any(name == each or name.startswith(each + ".") for each in CRYPTOGRAPHY)
     }
-    assert loaded == {}
+
+
+def test_the_process_with_the_sockets_loads_no_cryptography() -> None:
+    assert cryptography(WITHOUT_CRYPTOGRAPHY) == {}
+
+
+@pytest.mark.parametrize(
+    ("stage", "loaded"),
+    [
+        ("node.stages.verify", {"nacl", "node.verification.batch"}),
+        ("node.stages.sign", {"nacl", "node.keys", "node.signer"}),
+    ],
+)
+def test_that_test_sees_the_cryptography_of_others(stage: str, loaded: set[str]) -> None:
+    found = cryptography(stage)
+    assert {each for each in loaded if any(name.startswith(each) for name in found)} == loaded
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,7 @@
-"""``timed status``: what the running node is doing, asked of its supervisor."""
+"""``timed status``: what the running node is doing, asked of its supervisor.
+
+What it has kept of others' misbehaviour is counted in its data directory.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from rich.text import Text
 from node import datadir
 from node.datadir import Layout
 from node.errors import NotRunning
+from node.evidence import cases_of
 from pipeline.errors import NoNodeError
 from pipeline.status import ask_status
 
@@ -31,12 +35,14 @@ def status(where: Layout, as_json: bool) -> None:
     Raises ``NotRunning`` if there is none, ``DatadirError`` if that is no data directory.
     """
     datadir.check(where)
-    answer = ask(where)
+    answer = ask(where) | {"evidence": accused(where)}
     if as_json:
         sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     console.print(_headline(where, answer), soft_wrap=True)
+    if answer["evidence"]["cases"]:
+        console.print(_accusation(answer["evidence"]), style="red", soft_wrap=True)
     console.print(_table(answer))
 
 
@@ -54,6 +60,20 @@ def ask(where: Layout) -> dict[str, Any]:
             f"no node is running on {where.root}",
             f"start one with: timed run --datadir {where.root}",
         ) from None
+
+
+def accused(where: Layout) -> dict[str, Any]:
+    """How many cases of misbehaviour the node has kept, and the validators concerned."""
+    cases = cases_of(where)
+    return {"cases": len(cases), "validators": sorted({case.validator for case in cases})}
+
+
+def _accusation(evidence: Mapping[str, Any]) -> str:
+    who = ", ".join(map(str, evidence["validators"]))
+    return (
+        f"validators that contradicted themselves: {who}  "
+        f"cases {evidence['cases']:,} (see timed evidence)"
+    )
 
 
 def _headline(where: Layout, answer: Mapping[str, Any]) -> Text:

@@ -139,6 +139,57 @@ def _status(
     status.status(locate(datadir, network), as_json)
 
 
+@app.command("evidence")
+def _evidence(
+    datadir: Datadir = None,
+    network: Network = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what proves that validators contradicted themselves, and check it.
+
+    The node may be running or not.
+    """
+    from node.commands import evidence
+
+    evidence.evidence(locate(datadir, network), as_json)
+
+
+@app.command("bans")
+def _bans(
+    datadir: Datadir = None,
+    network: Network = None,
+    lift: Annotated[
+        str | None,
+        typer.Option(
+            "--lift",
+            metavar="ADDRESS",
+            help="Lift the ban of this IP address; without, bans are listed.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show whose connections the node refuses, until when and why; or lift one of these bans.
+
+    The node may be running or not; a running one follows within 5 seconds.
+    """
+    from node.commands import bans
+
+    bans.bans(locate(datadir, network), lift, as_json)
+
+
+@app.command("peers")
+def _peers(
+    datadir: Datadir = None,
+    network: Network = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show whom the running node is connected to."""
+    from node.commands import peers
+
+    peers.peers(locate(datadir, network), as_json)
+
+
 @app.command(
     "devnet",
     add_help_option=False,

@@ -220,6 +220,7 @@ class Core:
         me, here = self._builder, (self.height, self.round)
         if me is None or self.step is not Step.PROPOSE or (height, round_) != here:
             return
+        self.changes += 1
         self._builder = None
         self._effects.append(SignAndBroadcast(Proposal(height, round_, value, NO_ROUND, me)))
         self._learn_verdict(height, value, True)

@@ -63,13 +63,16 @@ class CatchUp:
         self._downloads: dict[int, Download] = {}  # by request number
         self._verifying: dict[Certified, int] = {}  # and since when
         self._behind = False
+        self._proven = 0  # the highest height that a good certificate was seen of
         self._late_since_ns: int | None = None
         self._now_ns = 0
 
     @property
     def behind(self) -> bool:
-        """Whether blocks were missed that others have; ends when nobody is ahead."""
-        return self._behind
+        """Whether blocks were missed that others have: a certificate proves it, for a height that
+        a peer merely claims shall silence nobody. Ends when nobody is ahead.
+        """
+        return self._behind and self._proven > self._tip
 
     def deadline_ns(self) -> int | None:
         """When `elapse` is due."""
@@ -130,6 +133,8 @@ class CatchUp:
     def certificate_verified(self, certified: Certified, good: bool, now_ns: int) -> None:
         """Take what a verifier says about a certificate's signatures."""
         self._verifying.pop(certified, None)
+        if good:
+            self._proven = max(self._proven, certified.certificate.height)
         for download in list(self._downloads.values()):
             if download.certified == certified and download.tag in self._downloads:
                 download.is_certified = good

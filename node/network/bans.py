@@ -65,8 +65,12 @@ class BanTable:
 
     def banned(self, host: str, now_ms: int) -> bool:
         """Whether a site is banned now."""
-        entry = self._bans.get(site_of(host))
-        return entry is not None and now_ms < entry[0]
+        return self.reason(host, now_ms) is not None
+
+    def reason(self, host: str, now_ms: int) -> str | None:
+        """Why a site is banned now; None if it is not."""
+        until_ms, reason = self._bans.get(site_of(host), (now_ms, ""))
+        return reason if now_ms < until_ms else None
 
     def bans(self, now_ms: int) -> dict[str, tuple[int, str]]:
         """Return the bans that hold: site -> until (ms since 1970), reason."""

@@ -48,6 +48,7 @@ class FrameType(IntEnum):
     GET_COMPACT = 18
     CERTIFIED = 19
     GET_CERTIFIED = 20
+    NEIGHBOURS = 21
     TRANSACTIONS = 32
     GET_TRANSACTIONS = 33
     GET_BLOCK = 34
@@ -71,6 +72,7 @@ MAX_BODY_BYTES: Final = {
     FrameType.GET_COMPACT: 40,
     FrameType.CERTIFIED: 128 * 1024,
     FrameType.GET_CERTIFIED: 8,
+    FrameType.NEIGHBOURS: 16 * 1024,
     FrameType.TRANSACTIONS: 256 * 1024,
     FrameType.GET_TRANSACTIONS: 256 * 1024,
     FrameType.GET_BLOCK: 64,
@@ -90,6 +92,7 @@ LANE_OF: Final = {
     FrameType.GET_COMPACT: Lane.AGREEMENT,
     FrameType.CERTIFIED: Lane.AGREEMENT,
     FrameType.GET_CERTIFIED: Lane.AGREEMENT,
+    FrameType.NEIGHBOURS: Lane.AGREEMENT,
     FrameType.TRANSACTIONS: Lane.BULK,
     FrameType.GET_TRANSACTIONS: Lane.BULK,
     FrameType.GET_BLOCK: Lane.BULK,

@@ -17,6 +17,7 @@ from node.errors import ListenError
 from node.network.address import AddressError, parse_address, plain_ip
 from node.network.answering import Answering
 from node.network.bans import BAN_MS
+from node.network.bans_file import BansFile
 from node.network.calling import Calling
 from node.network.dialler import Dialler
 from node.network.dispatch import Dispatch
@@ -33,6 +34,7 @@ from pipeline.eventlog import Log
 __all__ = ["FrameType", "Hub", "HubEvents", "HubSettings", "Lane", "PeerInfo"]
 
 SAVE_EVERY_NS: Final = 5 * NS_PER_S
+BANS_EVERY_NS: Final = 2 * NS_PER_S  # an operator who lifts a ban is promised 5 s
 
 
 class Hub:
@@ -67,6 +69,8 @@ class Hub:
             name = listener.getsockname()
             board.listening = parse_address(settings.listen or "")._replace(port=name[1])
         self._saved_ns = now_ns
+        self._bans_ns = now_ns
+        self._bans_file = None if settings.bans_path is None else BansFile(settings.bans_path)
         self._load()
 
     # -- the loop --------------------------------------------------------------------------------
@@ -88,6 +92,8 @@ class Hub:
         self._door.expire(now_ns)
         self._upkeep.tick()
         self._dialler.tick()
+        if now_ns - self._bans_ns >= BANS_EVERY_NS:
+            self._exchange_bans()
         if now_ns - self._saved_ns >= SAVE_EVERY_NS:
             self._save()
 
@@ -98,6 +104,7 @@ class Hub:
             self._door.deadline_ns(),
             self._upkeep.deadline_ns(),
             self._dialler.deadline_ns(),
+            None if self._bans_file is None else self._bans_ns + BANS_EVERY_NS,
         )
         return min((each for each in deadlines if each is not None), default=None)
 
@@ -107,6 +114,7 @@ class Hub:
 
     def close(self) -> None:
         """Close all connections and save what is kept; nothing is told."""
+        self._exchange_bans()
         self._save()
         self._reactor.close()
 
@@ -150,6 +158,11 @@ class Hub:
         """Return what a validator signs to prove itself to this peer (32 bytes)."""
         there = self._board.peers.by_number.get(peer)
         return None if there is None else there.their_challenge
+
+    def points(self, peer: PeerInfo) -> int:
+        """Return what is held against a peer's address now, of the 100 points that ban it."""
+        there = self._board.peers.by_number.get(peer.number)
+        return 0 if there is None else self._board.bans.points(there.ip, self._board.now_ms)
 
     def protect(self, peer: int) -> None:
         """A peer has proven what its PROOF says: its slot is safe.
@@ -207,7 +220,10 @@ class Hub:
 
     def _load(self) -> None:
         board = self._board
-        board.bans.load(self._read(board.settings.bans_path), board.now_ms)
+        if self._bans_file is not None:
+            wrong = self._bans_file.load(board.bans, board.now_ms)
+            if wrong is not None:
+                board.log.warning("file_ignored", why=wrong)
         board.book.load(self._read(board.settings.book_path))
         board.book.changed = board.bans.changed = False
 
@@ -222,11 +238,23 @@ class Hub:
     def _save(self) -> None:
         board = self._board
         self._saved_ns = board.now_ns
-        if board.settings.bans_path is not None and board.bans.changed:
-            self._write(board.settings.bans_path, board.bans.to_json(board.now_ms))
         if board.settings.book_path is not None and board.book.changed:
             self._write(board.settings.book_path, board.book.to_json())
-        board.book.changed = board.bans.changed = False
+        board.book.changed = False
+
+    def _exchange_bans(self) -> None:
+        """Write down what was banned; take over what the operator has done to the file."""
+        board = self._board
+        self._bans_ns = board.now_ns
+        if self._bans_file is None:
+            return
+        banned, ignored, not_written = self._bans_file.exchange(board.bans, board.now_ms)
+        if ignored is not None:
+            board.log.once(board.now_ns, ignored, "file_ignored", why=ignored)
+        if not_written is not None:
+            board.log.once(board.now_ns, not_written, "file_not_written", why=not_written)
+        if banned:
+            board.drop_banned()
 
     def _write(self, path: str, content: object) -> None:
         wrong = write_json(path, content)

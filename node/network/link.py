@@ -1,10 +1,10 @@
 """What net and consensus say to each other past the trays: one frame each, over two links.
 
-``net`` tells ``consensus`` who is connected, and passes on what carries no signature (`Heard`);
-``consensus`` has frames sent, peers blamed, answers expected and messages checked (`Say`). Both
-carry the epoch of ``net``'s life: what was meant for another one is dropped by whoever reads it,
-for peers are numbered anew. A frame is MessagePack, written and read by msgspec; both ends are this
-node, so what does not decode is a defect.
+``net`` tells ``consensus`` who is connected, has their challenges signed, and passes on what
+carries no signature (`Heard`); ``consensus`` has frames sent, peers blamed, answers expected and
+messages checked (`Say`). Both carry the epoch of ``net``'s life: what was meant for another one is
+dropped by whoever reads it, for peers are numbered anew. A frame is MessagePack, written and read
+by msgspec; both ends are this node, so what does not decode is a defect.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ class Frame(_Word, frozen=True):
     body: bytes
 
 
-Heard = Peers | Frame
+class Challenge(_Word, frozen=True):
+    """A peer is to be shown that a validator runs this node: by a signature over its challenge[32]
+    and the own node id[16].
+    """
+
+    peer: int
+    challenge: bytes
+    node_id: bytes
+
+
+Heard = Peers | Frame | Challenge
 
 
 class Send(_Word, frozen=True):
@@ -82,7 +92,15 @@ class Height(_Word, frozen=True):
     height: int
 
 
-Say = Send | Broadcast | Blame | Expect | Check | Height
+class Proof(_Word, frozen=True):
+    """The answer to a `Challenge`: as which validator, and the signature[64]."""
+
+    peer: int
+    validator: int
+    signature: bytes
+
+
+Say = Send | Broadcast | Blame | Expect | Check | Height | Proof
 
 encode = msgspec.msgpack.Encoder().encode
 decode_heard = msgspec.msgpack.Decoder(Heard).decode

@@ -30,13 +30,13 @@ class PeerInfo:
     height: int  # as it last told
     agent: str
     protected: bool  # static, or a proven validator: its slot is safe
+    validator: int | None = None  # as which it has proven itself
 
 
 class Peer:
     """One peer and its two connections; there is no bulk lane until it is `open`."""
 
     __slots__ = (
-        "address",
         "addresses_asked_ns",
         "addresses_given_ns",
         "agent",
@@ -44,10 +44,8 @@ class Peer:
         "awaits_addresses",
         "bulk",
         "height",
-        "host",
         "info",
         "ip",
-        "last_status",
         "listen",
         "node_id",
         "number",
@@ -129,6 +127,7 @@ class Peer:
             self.height,
             self.agent,
             self.protected,
+            self.validator if self.proven else None,
         )
 
     def connections(self) -> Iterator[Connection]:

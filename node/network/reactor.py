@@ -157,11 +157,6 @@ class Reactor:
             ends.append(self._listener_resume_ns)
         return min(ends, default=None)
 
-    @property
-    def bulk_open(self) -> bool:
-        """Whether bulk lanes are read."""
-        return self._bulk_open
-
     def wake(self) -> None:
         """Make the descriptor readable until the next poll."""
         if not self._polling:

@@ -225,6 +225,11 @@ class Switchboard:
         self.bans.ban(host, reason, self.now_ms, for_ms)
         self.stats["bans"] += 1
         self.log.warning("address_banned", address=host, why=reason)
+        self.drop_banned()
+
+    def drop_banned(self) -> None:
+        """Drop all peers of banned addresses that are not static."""
         for peer in self.peers:
-            if not peer.static and self.bans.banned(peer.ip, self.now_ms):
+            reason = self.bans.reason(peer.ip, self.now_ms)
+            if not peer.static and reason is not None:
                 self.lose(peer, f"banned: {reason}")

@@ -34,7 +34,7 @@ from pipeline.child import StageContext
 from pipeline.control import Attach
 from pipeline.link import Outbox, drain, link_named, open_inbox
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
-from pipeline.sink import TraySink
+from pipeline.sink import BULK_TRAYS, TraySink
 from pipeline.stage import NS_PER_MS, Input, Stage
 from pipeline.tray import U8, U32, Label
 
@@ -103,13 +103,14 @@ class ConsensusStage(TraySink):
         self._say = Outbox(self._sockets, link_named(context.topology, "say"))
         self._heard = open_inbox(self._sockets, link_named(context.topology, "heard"))
         self._columns: dict[int, VerdictColumns] = {}
+        self._signing_until_ns: int | None = None
         self._host = NodeHost(
             settings,
             self._store,
             self._mempool,
             self._publisher,
             self._sign.send,
-            PeerLink(self._say.send),
+            PeerLink(self._say.send, first_check=_now_ms()),
             self.metrics,
             self._log,
         )
@@ -131,16 +132,15 @@ class ConsensusStage(TraySink):
         super().attached(message)
         self._host.peers.net_attached(self._context.epoch)
 
-    def accepts_bulk(self) -> bool:
-        """Whether trays are taken: not while a signature of our own is about to come, which a turn
-        full of admissions would keep waiting, three times a block.
+    def after_inputs(self, now_ns: int) -> None:
+        """Admit what is in order, then let agreement go on.
+
+        No transactions while a signature of our own is about to come, which a turn full of
+        admissions would keep waiting, three times a block.
         """
         due_ns = self._host.signature_due_ns()
-        return due_ns is None or time.monotonic_ns() >= due_ns
-
-    def after_inputs(self, now_ns: int) -> None:
-        """Admit what is in order, then let agreement go on."""
-        admitted = self.admit_ready(now_ns)
+        self._signing_until_ns = due_ns if due_ns is not None and now_ns < due_ns else None
+        admitted = self.admit_ready(now_ns, BULK_TRAYS if self._signing_until_ns is None else 0)
         if admitted:
             self.metrics.add(self._items_in, admitted)
         if self._mempool.has_ready_orphans:
@@ -149,8 +149,7 @@ class ConsensusStage(TraySink):
 
     def deadline_ns(self) -> int | None:
         """The next timer of agreement, or the next gap to skip."""
-        due_ns = None if self.accepts_bulk() else self._host.signature_due_ns()
-        deadlines = (due_ns, self._host.deadline_ns(), super().deadline_ns())
+        deadlines = (self._signing_until_ns, self._host.deadline_ns(), super().deadline_ns())
         return min((each for each in deadlines if each is not None), default=None)
 
     def housekeeping(self, now_ns: int) -> None:
@@ -210,6 +209,8 @@ class ConsensusStage(TraySink):
         if label.kind == ItemKind.FETCHED:
             items = from_columns(columns, len(codes), payload, offsets)
             self._host.peers.fetched(label.tag - 1, label.first, items)
+        elif label.kind == ItemKind.PROOF:
+            pass  # net protects whom it believes
         elif label.tag:
             self._host.peers.checked(label.tag - 1, good=not codes[0])
         else:

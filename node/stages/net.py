@@ -41,7 +41,9 @@ BURST_MESSAGES = 16  # client messages read in one turn, before answers go out a
 MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
 MAX_CLIENTS = 4096  # with unanswered requests at once
 REST_US = 1_500  # less than a verifier's time for one of the two trays that it has in hand
-GATHER_NS = 10_000_000  # from one tray that is not full to the next, under load
+GATHER_NS = 5_000_000  # from one tray that is not full to the next, under load
+REST_AMONG_PEERS_US = 4_000  # transactions come in many small pieces then, from all sides
+GATHER_AMONG_PEERS_NS = 20_000_000
 LOAD_NS = 10_000_000
 LOAD_ITEMS = 16  # taken in within LOAD_NS mean load: work gathers, and the loop rests for a while
 REQUEST_ID_BYTES = 8
@@ -178,7 +180,8 @@ class NetStage(Stage):
             self._loaded = moved - self._moved >= LOAD_ITEMS
             self._moved = moved
             self._window_ns = now_ns
-        self._intake.pump(now_ns, gather_ns=GATHER_NS if self._loaded else 0)
+        gather_ns = GATHER_AMONG_PEERS_NS if self._peering.count else GATHER_NS
+        self._intake.pump(now_ns, gather_ns=gather_ns if self._loaded else 0)
         self._peering.after_inputs(now_ns, bulk_open=self.accepts_bulk())
 
     def deadline_ns(self) -> int | None:
@@ -187,7 +190,9 @@ class NetStage(Stage):
 
     def rest_us(self) -> int:
         """Under load, let work gather: a turn costs the same for one tray and for several."""
-        return REST_US if self._loaded else 0
+        if not self._loaded:
+            return 0
+        return REST_AMONG_PEERS_US if self._peering.count else REST_US
 
     def peer_died(self, message: PeerDied) -> None:
         """Dispatch a dead verifier's trays again."""

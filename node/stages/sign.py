@@ -3,7 +3,7 @@
 Requests for signatures of own messages come from ``consensus``; each is answered once, signed or
 refused (`node.signer` decides), and both ends learn who this is whenever one of them has started.
 Everything else stays out: no sockets to the outside, no arrays, no log, no more than three kinds of
-message under their own prefixes.
+message under their own prefixes, and under a fourth one the proof of who this is for a peer.
 
 It owns the key file, locked for its life, and the directory of the signer's state. It may be killed
 at any moment: what it has not answered is asked again, and the same request gets the same
@@ -25,7 +25,15 @@ from node.datadir import ensure_directory
 from node.durable import Directory
 from node.keys import forbid_dumps, hold_key_file, validator_index
 from node.settings import NodeSettings
-from node.sign_link import Identity, Refused, Signed, decode_request, encode_reply
+from node.sign_link import (
+    Identity,
+    Prove,
+    Proven,
+    Refused,
+    Signed,
+    decode_request,
+    encode_reply,
+)
 from node.signer import Signer, SigningRefused
 from pipeline.child import StageContext
 from pipeline.control import Info, PeerStarted
@@ -121,6 +129,10 @@ class SignStage(Stage):
             message = decode_request(frame)
         except WireError:  # nothing that could be answered
             writer.add(self._refused, 1)
+            return
+        if isinstance(message, Prove):
+            signature = self._signer.prove(*message)
+            self._replies.send(encode_reply(Proven(message, signature)))
             return
         began_ns = time.monotonic_ns()
         try:

@@ -16,6 +16,7 @@ from node.settings import NodeSettings
 from node.verification.batch import BatchVerifier
 from node.verification.columns import VerdictColumns
 from node.verification.messages import MessageVerifier
+from node.verification.proofs import ProofVerifier
 from node.verification.select import select_backend
 from pipeline.child import StageContext
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
@@ -57,7 +58,11 @@ class VerifyStage(TrayWorker):
             self._dims.max_items,
             self._dims.tray_bytes,
         )
-        self._messages = MessageVerifier(backend, validator_set(settings.genesis), settings.salt)
+        validators = validator_set(settings.genesis)
+        self._judges: dict[int, MessageVerifier | ProofVerifier] = {
+            ItemKind.MESSAGE: MessageVerifier(backend, validators, settings.salt),
+            ItemKind.PROOF: ProofVerifier(backend, validators, settings.salt),
+        }
         self._columns: dict[int, VerdictColumns] = {}
         writer = self.metrics
         self._trays = writer["trays"]
@@ -77,7 +82,7 @@ class VerifyStage(TrayWorker):
         if columns is None:
             columns = VerdictColumns(verdicts, self._dims.max_items, self._dims.tray_bytes)
             self._columns[id(verdicts)] = columns
-        judge = self._messages if label.kind == ItemKind.MESSAGE else self._transactions
+        judge = self._judges.get(label.kind, self._transactions)
         counts = judge.verify(payload, offsets, columns)
         writer = self.metrics
         writer.add(self._trays, 1)

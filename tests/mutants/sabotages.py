@@ -423,10 +423,4 @@ SABOTAGES = (
         "HEIGHTS_SILENT: Final = 2",
         "HEIGHTS_SILENT: Final = 0",
     ),
-    Sabotage(
-        "trusts a state that it did not make durable",
-        SIGNER,
-        "            self._store(self.state)\n",
-        "            pass\n",
-    ),
 )

@@ -14,6 +14,8 @@ from node.consensus.wire import WireError, encode
 from node.sign_link import (
     MAX_REASON_BYTES,
     Identity,
+    Prove,
+    Proven,
     Refused,
     Reply,
     Signed,
@@ -30,6 +32,7 @@ NIL = Vote(VoteType.PREVOTE, 2**63 - 1, 2**31 - 1, None, 1023)
 POLKA = Certificate(VoteType.PREVOTE, 5, 1, VALUE, tuple((n, SIGNATURE) for n in range(1024)))
 PROPOSALS = [Proposal(5, 2, VALUE, -1, 0), Proposal(5, 2, VALUE, 1, 0, POLKA)]
 MESSAGES = [VOTE, NIL, *PROPOSALS]
+PROVE = Prove(bytes(range(32)), bytes(range(16)))
 
 
 def signed(message: Proposal | Vote) -> Proposal | Vote:
@@ -43,11 +46,12 @@ REPLIES: list[Reply] = [
     Refused(VOTE, ""),
     Refused(NIL, "already signed; something else"),
     Refused(VOTE, "ä" * (MAX_REASON_BYTES // 2)),
+    Proven(PROVE, SIGNATURE),
 ]
 
 
-@pytest.mark.parametrize("message", MESSAGES)
-def test_requests_come_back_as_they_were(message: Proposal | Vote) -> None:
+@pytest.mark.parametrize("message", [*MESSAGES, PROVE])
+def test_requests_come_back_as_they_were(message: Proposal | Vote | Prove) -> None:
     assert decode_request(encode_request(message)) == message
 
 
@@ -69,6 +73,10 @@ def test_a_request_carries_no_signature_and_an_answer_does() -> None:
         (encode_reply, Refused(signed(VOTE), "")),
         (encode_reply, Identity(1024)),
         (encode_reply, Identity(-1)),
+        (encode_request, PROVE._replace(challenge=bytes(31))),
+        (encode_request, PROVE._replace(node_id=bytes(17))),
+        (encode_reply, Proven(PROVE, SIGNATURE[1:])),
+        (encode_reply, Proven(PROVE._replace(node_id=b""), SIGNATURE)),
     ]:
         taker: Any = encoder
         with pytest.raises(WireError):
@@ -86,6 +94,10 @@ def test_a_request_carries_no_signature_and_an_answer_does() -> None:
         b"\1" + encode(VOTE) + b"\0",
         b"\1" + encode(VOTE)[:-1],
         b"\5" + encode(VOTE),
+        b"\5",
+        b"\5" + bytes(47),
+        b"\5" + bytes(49),
+        encode_reply(Proven(PROVE, SIGNATURE)),
         encode(VOTE),
         encode_reply(Signed(signed(VOTE))),
         encode_reply(Identity(1)),
@@ -115,7 +127,13 @@ def test_what_is_no_request_is_refused(frame: bytes) -> None:
         b"\4\0\4",
         b"\4\0\0\0",
         b"\5",
+        b"\6",
+        b"\6" + bytes(64),
+        b"\6" + bytes(111),
+        b"\6" + bytes(113),
+        b"\7",
         encode_request(VOTE),
+        encode_request(PROVE),
     ],
 )
 def test_what_is_no_reply_is_refused(frame: bytes) -> None:
@@ -124,7 +142,8 @@ def test_what_is_no_reply_is_refused(frame: bytes) -> None:
 
 
 @given(
-    st.binary(max_size=200) | st.sampled_from([encode_request(m) for m in MESSAGES[:3]]), st.data()
+    st.binary(max_size=200) | st.sampled_from([encode_request(m) for m in (*MESSAGES[:3], PROVE)]),
+    st.data(),
 )
 def test_only_what_was_encoded_is_decoded(frame: bytes, data: st.DataObject) -> None:
     """Any bytes, and any frame with a byte changed: an exact message, or an error."""

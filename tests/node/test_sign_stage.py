@@ -17,18 +17,28 @@ import msgspec
 import pytest
 import sign_process
 import zmq
+from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 from signer_cuts import message_at
 
 from node.commands.init import init
 from node.commands.loading import load
 from node.consensus.messages import Committed, Proposal, Vote
-from node.consensus.signed_bytes import signed_bytes
+from node.consensus.signed_bytes import address_bytes, signed_bytes
 from node.consensus.wire import encode
 from node.datadir import Layout, layout
 from node.keys import create_key_file, hold_key_file, read_key_file
 from node.params import SIGN_PREFIX_SPEND
-from node.sign_link import Identity, Refused, Reply, Signed, decode_reply, encode_request
+from node.sign_link import (
+    Identity,
+    Prove,
+    Proven,
+    Refused,
+    Reply,
+    Signed,
+    decode_reply,
+    encode_request,
+)
 from node.signer import STATE_NAME, Refusal
 from pipeline.control import Channel, Info, PeerStarted, Ready, Stop
 from pipeline.link import Outbox, link_named, open_inbox
@@ -176,6 +186,33 @@ def test_it_signs_refuses_and_counts(where: Layout, asker: Asker) -> None:
         assert asker.reply() == Identity(0)
         found = process.stop()
     assert found["values"] == {"signatures": 5, "refused": 7, "items_in": 12}
+
+
+def test_it_shows_peers_who_it_is_and_remembers_nothing_of_that(
+    where: Layout, asker: Asker
+) -> None:
+    settings = load(where, terminal=False).settings
+    key = VerifyKey(settings.genesis.validators[0].key_bytes)
+    state = (where.signer / STATE_NAME).read_bytes()
+    prove = Prove(bytes(range(32)), bytes(16))
+    with started(where) as process:
+        process.said()
+        for _ in range(2):
+            asker.send(encode_request(prove))
+            reply = asker.reply()
+            assert isinstance(reply, Proven)
+            assert reply.prove == prove
+            key.verify(address_bytes(*prove, settings.salt), reply.signature)
+        assert (where.signer / STATE_NAME).read_bytes() == state
+        # What is signed for others is a hash, under a prefix that nothing else has.
+        for message in (place(1, 1), place(1, 2)):
+            asker.send(encode_request(Prove(signed_bytes(message, settings.salt)[15:], bytes(16))))
+            reply = asker.reply()
+            assert isinstance(reply, Proven)
+            with pytest.raises(BadSignatureError):
+                key.verify(signed_bytes(message, settings.salt), reply.signature)
+        assert isinstance(asker.ask(place(1, 0)), Signed)
+        process.stop()
 
 
 def test_it_is_small_and_keeps_its_memory_to_itself(where: Layout) -> None:

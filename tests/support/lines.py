@@ -144,9 +144,7 @@ class Judge(TrayWorker):
         )
         super().__init__(context, zmq.Context())
 
-    def judge(
-        self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview
-    ) -> None:
+    def judge(self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
         for number in range(len(offsets) - 1):
             line = bytes(payload[int(offsets[number]) : int(offsets[number + 1])])
             if b"SEGV" in line:

@@ -15,8 +15,19 @@ from typing import Any
 
 import pytest
 
-from tools.bench.devnet import DevnetBench, believed, catch_up, flat_out, rejoin, see
+from tools.bench.cold_block import PAYMENTS
+from tools.bench.devnet import (
+    DevnetBench,
+    believed,
+    block_rate,
+    catch_up,
+    flat_out,
+    rejoin,
+    see,
+)
 from tools.bench.devnet_plan import (
+    BLOCK_PATIENCE_S,
+    FLOOD_TURNS,
     DevnetScale,
     Subject,
     choose,
@@ -40,6 +51,8 @@ ASKED = {
     "devnet4.rejoin_s": (20, 5, False),
     "devnet4.rounds_above_0_per_1000": (1, 0, False),
     "catchup.vs_node": (0.5, 0.8, True),
+    "block.cold_validate_ms": (100, 40, False),
+    "flood.block_rate": (0.9, 0.97, True),
 }
 
 
@@ -76,6 +89,8 @@ def test_patterns_choose_and_bring_along_what_is_needed() -> None:
     assert names("devnet4.final_p99_ms") == ["flat-out", "finality"]
     assert names("rejoin") == ["flat-out", "rejoin"]
     assert names("catchup.vs_node") == ["alone", "catch-up"]
+    assert names("block.*") == ["cold"]
+    assert names("flood.block_rate") == ["flat-out", "flood"]
 
 
 def test_small_networks_say_what_they_cannot_give() -> None:
@@ -83,6 +98,9 @@ def test_small_networks_say_what_they_cannot_give() -> None:
     assert Subject.REJOIN not in subjects
     assert Subject.CATCH_UP not in subjects
     assert missing.keys() == {"devnet3.rejoin_s", "catchup.tx_per_s", "catchup.vs_node"}
+    assert choose(["flood"], 2, "avx512")[1] == {}
+    with pytest.raises(BenchError, match="nothing to measure"):
+        choose(["flood"], 1, "avx512")
     with pytest.raises(BenchError, match="nothing to measure"):
         choose(["rejoin"], 3, "avx512")
     with pytest.raises(BenchError, match="flat-out"):
@@ -98,6 +116,10 @@ def test_the_workload_holds_every_load() -> None:
     assert scale.count(1.0, room) == scale.least
     rate = scale.rejoin_per_s(1e9, room)
     assert room / rate >= scale.settle_s + scale.away_s + 20  # the floor of coming back
+    rate = scale.flood_per_s(1e9, room)
+    assert room / rate >= FLOOD_TURNS * 2 * (scale.seconds + BLOCK_PATIENCE_S)
+    assert scale.flood_per_s(1.0, room) == 1.0
+    assert room >= scale.cold_blocks * PAYMENTS
 
 
 @pytest.mark.parametrize(
@@ -115,6 +137,35 @@ def test_figures_of_the_rounds_become_medians_in_the_declared_order() -> None:
     assert found == {"devnet4.rejoin_s": 4.0}
     with pytest.raises(KeyError):
         medians([{"devnet5.rejoin_s": 3.0}], declared)
+
+
+class Chain:
+    """Heights by a clock that only sleeping and looking move; times in seconds."""
+
+    def __init__(self, every_s: float, last: int = 1_000) -> None:
+        self.now_s = 0.02
+        self._every_s = every_s
+        self._last = last
+
+    def height(self) -> int:
+        self.now_s += 0.001
+        return min(int(self.now_s / self._every_s), self._last)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def rate(self, seconds: float) -> float:
+        return block_rate(self.height, seconds, lambda: self.now_s, self.sleep)
+
+
+def test_the_block_rate_is_taken_from_block_to_block() -> None:
+    assert Chain(0.7).rate(1.0) == pytest.approx(1 / 0.7, rel=0.02)
+    assert Chain(0.1).rate(2.0) == pytest.approx(10, rel=0.02)
+
+
+def test_blocks_that_do_not_come_lower_the_rate() -> None:
+    assert Chain(0.5, last=3).rate(4.0) == pytest.approx(2 / (4.0 + BLOCK_PATIENCE_S), rel=0.2)
+    assert Chain(1e9).rate(1.0) == 0
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from tools.bench import raw
+from tools.bench import cold_block, raw
 from tools.bench.devnet_plan import (
+    BLOCK_PATIENCE_S,
+    FLOOD_TURNS,
     HALF_LOAD,
+    MODEST_LOAD,
     OVERLOAD,
     DevnetScale,
     Subject,
@@ -32,6 +35,7 @@ from tools.bench.devnet_plan import (
 )
 from tools.bench.errors import BenchError, BenchFailed
 from tools.bench.figures import medians, number, targets
+from tools.bench.hostile import Hostile
 from tools.bench.load import check_report
 from tools.bench.machine import describe
 from tools.bench.nodes import clone
@@ -56,6 +60,8 @@ LOAD_TIMEOUT_S: Final = 300.0
 CATCH_UP_TIMEOUT_S: Final = 300.0
 ANSWER_S: Final = 5.0  # a supervisor takes no longer, however loaded the machine is
 LOOK_S: Final = 0.05
+LOOK_CLOSELY_S: Final = 0.01
+OLD_PAYMENTS: Final = 128  # final before the hostile peers come, who send them again
 DIGITS: Final = 4
 
 Tell = Callable[[str], None]
@@ -144,6 +150,20 @@ class DevnetBench:
                 check_lives(network)
                 if failures := network.stop():
                     raise BenchFailed("; ".join(failures))
+        finally:
+            if not self._keep:
+                shutil.rmtree(run, ignore_errors=True)
+
+    @contextmanager
+    def datadir(self, nodes: int) -> Iterator[Path]:
+        """A fresh copy of the first node's data directory, of which no node runs."""
+        run = self.work / "runs" / str(next(self._runs))
+        shutil.rmtree(run, ignore_errors=True)
+        first = places(self._home(nodes), nodes, 0)[0]
+        try:
+            run.mkdir(parents=True)
+            clone(first.datadir, run / first.datadir.name)
+            yield run / first.datadir.name
         finally:
             if not self._keep:
                 shutil.rmtree(run, ignore_errors=True)
@@ -258,6 +278,10 @@ class _Turns:
                 alone = self._rate(Subject.ALONE)
                 rate, detail = catch_up(bench, self._rate(Subject.FLAT_OUT))
                 return (rate, rate / alone), detail
+            case Subject.COLD:
+                return cold(bench)
+            case Subject.FLOOD:
+                return flood(bench, MODEST_LOAD * self._rate(Subject.FLAT_OUT))
 
     def _rate(self, subject: Subject) -> float:
         """What a subject reaches: as measured in this run, or a guess to begin with."""
@@ -384,6 +408,73 @@ def catch_up(bench: DevnetBench, guess_per_s: float) -> tuple[float, dict[str, A
         "took_s": round(took_s, 3),
     }
     return rate, detail
+
+
+def cold(bench: DevnetBench) -> tuple[tuple[float], dict[str, Any]]:
+    """Milliseconds from the bytes of a block of unseen payments to its judgement, median, in one
+    process: an upper bound of what a node's verifiers do in parallel.
+    """
+    nodes, blocks = bench.scale.nodes, bench.scale.cold_blocks
+    with bench.datadir(nodes) as datadir:
+        took_ms = cold_block.validate_ms(bench.chain(nodes), datadir, bench.backend, blocks)
+    detail = {"payments": cold_block.PAYMENTS, "ms": [round(each, 3) for each in took_ms]}
+    return (statistics.median(took_ms),), detail
+
+
+def flood(bench: DevnetBench, modest_per_s: float) -> tuple[tuple[float], dict[str, Any]]:
+    """The network's block rate under a modest load while hostile peers work on its first node, as
+    a share of the rate just before; mean of the turns.
+
+    That node may refuse payments for load meanwhile, but must not give a wrong answer. Blocks are
+    counted by its neighbour.
+    """
+    scale, chain = bench.scale, bench.chain(bench.scale.nodes)
+    rate_per_s = scale.flood_per_s(modest_per_s, bench.room - OLD_PAYMENTS)
+    turns: list[dict[str, Any]] = []
+    with bench.network(scale.nodes, {}) as network:
+        target, observer = network.nodes[0].place, network.nodes[-1]
+        with Load(chain, shares([target], OLD_PAYMENTS, None)) as old:
+            believed(old)
+        everybody = [node.place for node in network.nodes]
+        parts = shares(everybody, bench.room - OLD_PAYMENTS, rate_per_s, OLD_PAYMENTS)
+        with Load(chain, parts, "--allow-shedding") as load:
+            for _ in range(FLOOD_TURNS):
+                time.sleep(scale.settle_s)
+                quiet = block_rate(lambda: see(observer).height, scale.seconds)
+                if not quiet:
+                    raise BenchFailed("no blocks, although nobody is hostile")
+                with Hostile(target.peer, chain, OLD_PAYMENTS, target.root / "hostile.log") as foes:
+                    foes.wait_ready()
+                    flooded = block_rate(lambda: see(observer).height, scale.seconds)
+                    turns.append({"quiet": quiet, "flooded": flooded, "hostile": foes.stop()})
+                if load.done:
+                    raise BenchFailed("the load was over before the hostile peers were")
+            load.stop()
+            reports = believed(load, whole=False)
+    detail = {**_loads(reports), "offered_per_s": round(rate_per_s, 1), "turns": turns}
+    return (statistics.fmean(each["flooded"] / each["quiet"] for each in turns),), detail
+
+
+def block_rate(
+    height: Callable[[], int],
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Blocks per second, from the coming of one block to that of another so many seconds later or
+    more; to the end of the patience if none comes.
+    """
+
+    def next_block() -> tuple[int, float]:
+        before, patience_s = height(), clock() + BLOCK_PATIENCE_S
+        while (now := height()) == before and clock() < patience_s:
+            sleep(LOOK_CLOSELY_S)
+        return now, clock()
+
+    first, began_s = next_block()
+    sleep(seconds)
+    last, ended_s = next_block()
+    return (last - first) / (ended_s - began_s)
 
 
 def see(node: Node) -> Sight:

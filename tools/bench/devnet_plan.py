@@ -29,6 +29,18 @@ OVERLOAD: Final = 2.0
 
 HALF_LOAD: Final = 0.5
 
+MODEST_LOAD: Final = 0.1
+"""Of what the network can take, while hostile peers work on a node: what room is left is theirs."""
+
+FLOOD_TURNS: Final = 2
+"""How often the block rate is taken without hostile peers and then with them."""
+
+FLOOD_START_S: Final = 10.0
+"""For the hostile peers to begin, each turn, while the load goes on."""
+
+BLOCK_PATIENCE_S: Final = 5.0
+"""Longer than that a block is not waited for at either end of a phase; what was counted counts."""
+
 REJOIN_ROOM_S: Final = 30.0
 """For a node to come back, in which the load must not end: more than the floor allows."""
 
@@ -42,9 +54,11 @@ class Subject(StrEnum):
     OVERLOAD = "overload"
     REJOIN = "rejoin"
     CATCH_UP = "catch-up"
+    COLD = "cold"  # no network: a block of payments that nobody has seen, in one process
+    FLOOD = "flood"
 
 
-_RELATIVE: Final = (Subject.FINALITY, Subject.OVERLOAD, Subject.REJOIN)
+_RELATIVE: Final = (Subject.FINALITY, Subject.OVERLOAD, Subject.REJOIN, Subject.FLOOD)
 _ASKED_ONE_AWAY: Final = (Subject.REJOIN, Subject.CATCH_UP)
 
 
@@ -59,6 +73,7 @@ class DevnetScale:
     raw_s: float = 1.5
     settle_s: float = 2.0
     away_s: float = 10.0
+    cold_blocks: int = 25
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -84,13 +99,26 @@ class DevnetScale:
         """The rate while a node is away and comes back: half load, if there is enough of it."""
         return min(half_per_s, room / (self.settle_s + self.away_s + REJOIN_ROOM_S))
 
+    def flood_per_s(self, modest_per_s: float, room: int) -> float:
+        """The rate while hostile peers come and go: modest load, if there is enough of it."""
+        phase_s = self.seconds + 2 * BLOCK_PATIENCE_S
+        turn_s = self.settle_s + FLOOD_START_S + 2 * phase_s
+        return min(modest_per_s, room / (FLOOD_TURNS * turn_s))
+
     def count(self, rate_per_s: float, room: int) -> int:
         """Payments that last for the seconds at this rate."""
         return min(max(self.least, math.ceil(rate_per_s * self.seconds)), room)
 
 
 DEVNET_QUICK: Final = DevnetScale(
-    rounds=1, seconds=1.0, least=1_000, raw_s=0.2, settle_s=0.5, away_s=1.0, quick=True
+    rounds=1,
+    seconds=1.0,
+    least=1_000,
+    raw_s=0.2,
+    settle_s=0.5,
+    away_s=1.0,
+    cold_blocks=3,
+    quick=True,
 )
 
 
@@ -109,6 +137,8 @@ def keys(nodes: int, backend: BackendName) -> dict[Subject, tuple[str, ...]]:
         Subject.OVERLOAD: (f"{net}.rounds_above_0_per_1000",),
         Subject.REJOIN: (f"{net}.rejoin_s",),
         Subject.CATCH_UP: ("catchup.tx_per_s", "catchup.vs_node"),
+        Subject.COLD: ("block.cold_validate_ms",),
+        Subject.FLOOD: ("flood.block_rate",),
     }
 
 
@@ -146,6 +176,14 @@ def figures(nodes: int, backend: BackendName) -> tuple[Figure, ...]:
             "catchup.vs_node", "the same ÷ a node alone, flat out", "ratio", Better.HIGHER,
             0.5, 0.8,
         ),
+        Figure(
+            "block.cold_validate_ms", "1,000 unseen payments, bytes to judgement, one process",
+            "ms", Better.LOWER, 100.0, 40.0,
+        ),
+        Figure(
+            "flood.block_rate", "block rate under 100 hostile connections ÷ without", "ratio",
+            Better.HIGHER, 0.9, 0.97,
+        ),
     )  # fmt: skip
     if (nodes, backend) == (ASKED_NODES, "avx512"):
         return everything
@@ -171,6 +209,9 @@ def choose(
         or any(fnmatchcase(name, pat) for name in (subject, *given[subject]) for pat in only)
     }
     missing: dict[str, str] = {}
+    if nodes == 1 and Subject.FLOOD in chosen:
+        chosen.remove(Subject.FLOOD)
+        missing |= dict.fromkeys(given[Subject.FLOOD], "a node alone bans loopback")
     for subject in _ASKED_ONE_AWAY:
         if nodes < ASKED_NODES and subject in chosen:
             chosen.remove(subject)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from cores import FOUR, PROPOSERS, TIMEOUTS, A, B, C, decision, polka, signature
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.consensus.certificate import check_certificate
@@ -236,6 +236,9 @@ def lasting(effects: Iterable[Effect]) -> list[Effect]:
 
 
 @given(scripts, scripts)
+@example(
+    [], [BlockJudged(1, A, True), TimerElapsed(Timer(TimerKind.PRECOMMIT, 1)), BlockBuilt(1, 1, A)]
+)
 def test_what_changed_the_state_is_enough_to_go_on(
     script: list[Input | int], rest: list[Input | int]
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.consensus.messages import Certificate, Proposal, Vote, VoteType
-from node.consensus.signed_bytes import signed_bytes
+from node.consensus.signed_bytes import address_bytes, signed_bytes
 from node.params import SIGN_PREFIX_SPEND
 
 SALT = bytes(range(16))
@@ -139,3 +139,26 @@ def test_what_is_no_message_has_no_bytes(message: Proposal | Vote) -> None:
 def test_a_salt_of_another_length_is_refused(salt: bytes) -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         signed_bytes(VOTE, salt)
+
+
+def test_the_layout_of_what_shows_a_peer_who_this_is() -> None:
+    digest = blake2b(VALUE + SALT, digest_size=32, salt=SALT, person=b"TIME/address/v1\0")
+    assert address_bytes(VALUE, SALT, SALT) == b"TIME/address/v1" + digest.digest()
+
+
+@given(MESSAGES, st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
+def test_it_is_no_message_of_agreement(
+    message: Proposal | Vote, challenge: bytes, node_id: bytes
+) -> None:
+    shown = address_bytes(challenge, node_id, SALT)
+    assert len(shown) == 47
+    assert shown[:15] not in (signed_bytes(message, SALT)[:15], SIGN_PREFIX_SPEND)
+
+
+@pytest.mark.parametrize(
+    ("challenge", "node_id", "salt"),
+    [(31, 16, 16), (33, 15, 16), (32, 15, 16), (32, 17, 16), (32, 16, 15), (48, 0, 16)],
+)
+def test_lengths_that_cannot_be_shown(challenge: int, node_id: int, salt: int) -> None:
+    with pytest.raises(ValueError, match="bytes"):
+        address_bytes(bytes(challenge), bytes(node_id), bytes(salt))

@@ -23,7 +23,7 @@ from node.consensus.messages import Certified
 from node.exchange.exchange import Exchange
 from node.exchange.messages import decode_part, encode_height
 from node.exchange.verified import Arrived, from_columns
-from node.genesis import Genesis, validator_set
+from node.genesis import validator_set
 from node.mempool import Counters, Mempool, PolicyLimits
 from node.network.frames import MAX_BODY_BYTES, FrameType
 from node.storage.blockfile import BlockFiles
@@ -304,4 +304,19 @@ def payments(chain: SmallChain, numbers: range, fee: int = 10) -> list[bytes]:
     return made
 
 
-__all__ = ["MS", "Genesis", "Node", "Wire", "World", "decide", "grow", "payments"]
+def make_world(
+    worlds: list[World], chain: SmallChain, tmp_path: Path, seed: int, wire: Wire
+) -> World:
+    """A world that the fixture closes."""
+    world = World(seed, chain, tmp_path, wire)
+    worlds.append(world)
+    return world
+
+
+def block_of_payments(chain: SmallChain, count: int) -> Block:
+    """A block above the tip."""
+    return chain.block(payments(chain, range(count)), 10 * count)
+
+
+BAD = Wire(loss=0.15, twice=0.1)
+POOR = Wire(loss=0.01, twice=0.1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 from itertools import product
 from random import Random
+from select import select
 
 import pytest
-from meeting import Meeting, Node, hello, join, node_id, packed
+from meeting import GENESIS, Meeting, Node, hello, join, node_id, packed
 
 from node.network.frames import FrameType
-from node.network.handshake import Refusal, encode_refuse
+from node.network.handshake import Refusal, Welcome, encode, encode_refuse
 
 
 def free_port() -> int:
@@ -122,6 +123,11 @@ def test_a_second_node_of_the_same_id_is_refused_while_the_first_lives(meeting: 
 def test_nobody_keeps_a_static_peer_out_by_using_its_id(meeting: Meeting) -> None:
     port = free_port()
     node = meeting.node(1, static=(f"127.0.0.1:{port}",))
+    rightful = meeting.node(2, listen=f"127.0.0.1:{port}")
+    meeting.pass_time(31)
+    meeting.until(lambda: node.here and rightful.here)  # now its id is known
+    meeting.stop(rightful)
+    meeting.until(lambda: not node.here)
     thief, _ = join(meeting, node, 2, "127.0.0.9")
     meeting.pass_time(31)
     rightful = meeting.node(2, listen=f"127.0.0.1:{port}")
@@ -141,6 +147,43 @@ def test_a_static_peer_that_calls_takes_its_id_back(meeting: Meeting) -> None:
     rightful = meeting.node(2, listen=f"127.0.0.1:{ports[1]}", static=(f"127.0.0.1:{ports[0]}",))
     meeting.until(lambda: rightful.here and thief.gone())
     talk(meeting, node, rightful)
+
+
+def welcomes(meeting: Meeting, server: socket.socket, number: int) -> socket.socket:
+    """Accept a hub's dial by hand and welcome it; the connection."""
+    meeting.until(lambda: select([server], [], [], 0)[0])
+    connection, _ = server.accept()
+    meeting.settle()
+    assert connection.recv(4_096)[4] == FrameType.HELLO
+    welcome = Welcome(1, node_id(number), GENESIS, b"s" * 16, 0, "", "", bytes(32))
+    connection.sendall(packed(FrameType.WELCOME, encode(welcome)))
+    return connection
+
+
+def test_an_open_peer_is_not_displaced_by_a_claim_to_have_dialled(meeting: Meeting) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        node = meeting.node(2, static=(f"127.0.0.1:{server.getsockname()[1]}",))
+        with welcomes(meeting, server, 1), welcomes(meeting, server, 1):
+            meeting.until(lambda: node.here)
+            claim = meeting.stranger(node)
+            claim.say(hello(1))  # the smaller id, but too late
+            assert claim.refusal()[0] is Refusal.DUPLICATE
+            assert node.here
+            assert not node.left
+
+
+def test_a_dial_that_was_welcomed_replaces_even_an_open_one(meeting: Meeting) -> None:
+    """The other side has seen both and chosen: it dropped the one that is open here."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listen = f"127.0.0.1:{server.getsockname()[1]}"
+        node = meeting.node(1, static=(listen,))
+        meeting.turn()  # it dials
+        first, _ = join(meeting, node, 2, listen=listen)
+        with welcomes(meeting, server, 2), welcomes(meeting, server, 2):
+            meeting.until(lambda: node.left and node.here)
+            meeting.until(first.gone)
+        assert node.left[0][1] == "both sides have dialled"
+        assert node.came[1].outbound
 
 
 def test_a_half_open_link_makes_way_for_the_node_that_came_back(meeting: Meeting) -> None:

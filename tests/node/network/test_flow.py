@@ -216,6 +216,20 @@ def test_a_peer_that_takes_nothing_is_given_up(meeting: Meeting) -> None:
     assert node.left[0][1].startswith("takes nothing")
 
 
+def test_a_peer_that_is_slow_but_takes_something_stays(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    first, second = join(meeting, node, 9)
+    for _ in range(6):
+        for _ in range(40):  # something always waits for it
+            node.hub.send(node.peer(), FrameType.TRANSACTIONS, BIG)
+            meeting.turn()
+        meeting.pass_time(50)
+        first.say(packed(FrameType.PING, bytes(8)))
+        second.socket.recv(1 << 20)
+        meeting.settle()
+    assert node.here
+
+
 def test_heights_are_told_seldom_and_the_last_one_counts(meeting: Meeting) -> None:
     node = meeting.node(1)
     first, _ = join(meeting, node, 9, height=5)

@@ -203,7 +203,7 @@ def test_addresses_are_asked_for_taken_and_dialled(meeting: Meeting, tmp_path: P
     helper = meeting.node(1)
     node = meeting.node(2, static=(helper.address,), max_outbound=2, book_path=str(book))
     helper.hub._board.book.tried(hidden.hub._board.listening, True, meeting.now_ms())
-    meeting.until(lambda: hidden.here)
+    meeting.until(lambda: hidden.here and len(node.here) == 2)
     assert {each.node_id for each in node.here.values()} == {node_id(1), node_id(5)}
     meeting.stop(helper)
     node = meeting.restart(node, static=())
