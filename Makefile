@@ -39,6 +39,7 @@ sim-replay: $(STAMP)
 	@$(BIN)/python tests/sim/sim_hunt.py --replay $(SEED)
 
 soak: $(STAMP)
+	$(BIN)/pytest -m long tests/e2e
 	@$(BIN)/python tests/soak/soak.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 mutants: $(STAMP)

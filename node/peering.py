@@ -25,6 +25,7 @@ from node.genesis import validator_set
 from node.items import REQUESTED, URGENT, ItemKind
 from node.network import link
 from node.network.hub import FrameType, Hub, HubSettings, PeerInfo
+from node.network.relay_budget import RelayBudget
 from node.network.votes_filter import VotesFilter, Worth
 from node.peer_frames import (
     Batch,
@@ -48,7 +49,17 @@ LIE: Final = 100  # points for what no honest peer sends
 FORGET_NS: Final = 2_000_000_000  # after which votes may be said again
 MAX_KNOWN: Final = 100_000  # fingerprints of transactions in each of two generations
 BATCH_BYTES: Final = 64 * 1024  # of relayed transactions, after which a batch goes out at once
-MAX_ANNOUNCED: Final = 4  # blocks that one peer announces within FORGET_NS
+MAX_ANNOUNCED: Final = 4  # blocks that a stranger announces within FORGET_NS
+MAX_QUESTIONS: Final = 400  # of all strangers within FORGET_NS
+ALL_STRANGERS: Final = 0  # no peer has this number
+ANSWERS: Final = frozenset({FrameType.BLOCK, FrameType.NOT_FOUND})
+LIMITED: Final = {
+    FrameType.COMPACT: MAX_ANNOUNCED,
+    FrameType.GET_COMPACT: MAX_QUESTIONS,
+    FrameType.GET_CERTIFIED: MAX_QUESTIONS,
+    FrameType.GET_TRANSACTIONS: MAX_QUESTIONS,
+    FrameType.GET_BLOCK: MAX_QUESTIONS,
+}
 MAX_EXPECTED: Final = 4_096  # requests of consensus that are under way
 SETTLED: Final = (Verdict.ADMITTED, Verdict.KNOWN, Verdict.FINAL, Verdict.QUARANTINED)
 VERDICTS_OF_LIARS: Final = frozenset(
@@ -65,7 +76,7 @@ PEERING_METRICS = (
     Metric("relayed", Kind.COUNTER, "items", "Transactions passed on"),
     Metric("peers_blamed", Kind.COUNTER, "offences", "Held against peers"),
     Metric("peers_dropped", Kind.COUNTER, "peers", "Peers lost, whatever for"),
-    Metric("announcements_refused", Kind.COUNTER, "frames", "Blocks announced too often"),
+    Metric("frames_unwanted", Kind.COUNTER, "frames", "Unasked for, or beyond a stranger's share"),
     Metric("heard_lost", Kind.COUNTER, "frames", "Frames that consensus had no room for"),
 )
 
@@ -73,11 +84,14 @@ PEERING_METRICS = (
 class _Transactions:
     """A batch that a peer relayed, until all its verdicts are there."""
 
-    __slots__ = ("_codes", "_missing", "_owner", "ends", "payload", "peer")
+    __slots__ = ("_codes", "_missing", "_owner", "ends", "payload", "peer", "stranger")
 
-    def __init__(self, owner: Peering, peer: int, payload: memoryview, ends: Ends) -> None:
+    def __init__(
+        self, owner: Peering, peer: int, stranger: str, payload: memoryview, ends: Ends
+    ) -> None:
         self._owner = owner
         self.peer = peer
+        self.stranger = stranger  # whose allowance was spent, "" for none
         self.payload = payload
         self.ends = ends
         self._codes = bytearray(len(ends))
@@ -156,7 +170,8 @@ class Peering:
         self._known_before: set[int] = set()
         self._expected: dict[int, tuple[int, int]] = {}  # request -> peer, items
         self._unasked = _Unasked()
-        self._announced: dict[int, int] = {}  # peer -> blocks, since what was said was forgotten
+        self._taken: dict[int, int] = {}  # peer -> frames, since what was said was forgotten
+        self._budget = RelayBudget(now_ns)
         self._batches: dict[int, Batch] = {}  # by whom the transactions came from
         self._messages: dict[int, list[bytes]] = {}
 
@@ -186,7 +201,7 @@ class Peering:
         if now_ns >= self._forget_ns:
             self._forget_ns = now_ns + FORGET_NS
             self._filter.forget()
-            self._announced.clear()
+            self._taken.clear()
         deadline = self._hub.deadline_ns()
         if deadline is not None and deadline <= now_ns:
             self._hub.poll(now_ns)
@@ -250,15 +265,15 @@ class Peering:
         """See `HubEvents`."""
         try:
             if kind is FrameType.TRANSACTIONS:
-                self._take_transactions(peer.number, body)
+                self._take_transactions(peer, body)
             elif kind is FrameType.AGREEMENT:
                 self._take_messages(peer.number, unpack_messages(body))
             elif kind is FrameType.CERTIFIED:
                 self._take_messages(peer.number, [bytes(body)])
             elif kind is FrameType.PART:
                 self._take_part(peer.number, body)
-            elif kind is FrameType.COMPACT and not self._may_announce(peer):
-                self._metrics.add(self._metrics["announcements_refused"], 1)
+            elif not self._is_wanted(peer, kind, body):
+                self._metrics.add(self._metrics["frames_unwanted"], 1)
             elif kind is FrameType.NEIGHBOURS:
                 self._neighbours[peer.number] = unpack_ids(body)
             elif kind is FrameType.STATUS:
@@ -269,11 +284,19 @@ class Peering:
         except (ExchangeError, WireError, ValueError) as error:
             self._blame(peer.number, LIE, f"{kind.name}: {error}")
 
-    def _may_announce(self, peer: PeerInfo) -> bool:
-        """An announcement is up to 2 MiB that wait for consensus, so few of them may."""
-        count = self._announced.get(peer.number, 0) + 1
-        self._announced[peer.number] = count
-        return peer.protected or count <= MAX_ANNOUNCED
+    def _is_wanted(self, peer: PeerInfo, kind: FrameType, body: memoryview) -> bool:
+        """Whether a frame may wait for consensus: answers if they were asked for, announcements and
+        questions of strangers if there are few.
+        """
+        if kind in ANSWERS:
+            request = int.from_bytes(body[:4], "little")
+            return self._expected.get(request, (0, 0))[0] == peer.number
+        if kind not in LIMITED or peer.protected:
+            return True
+        whose = peer.number if kind is FrameType.COMPACT else ALL_STRANGERS
+        count = self._taken.get(whose, 0) + 1
+        self._taken[whose] = count
+        return count <= LIMITED[kind]
 
     # -- transactions ----------------------------------------------------------------------------
 
@@ -283,13 +306,19 @@ class Peering:
             ends = np.frombuffer(lengths, "<u2").cumsum(dtype=np.uint32)
             self._gather(0, payload, ends, codes)
 
-    def _take_transactions(self, peer: int, body: memoryview) -> None:
+    def _take_transactions(self, peer: PeerInfo, body: memoryview) -> None:
         payload, ends = unpack_transactions(body)
+        stranger = "" if peer.protected else _host(peer)
+        if stranger and not self._budget.is_open(stranger, time.monotonic_ns()):
+            self._metrics.add(self._metrics["frames_unwanted"], 1)
+            return
         payload, ends = self._unknown(payload, ends)
         if not len(ends):
             return
-        request = _Transactions(self, peer, payload, ends)
-        if self._intake.offer(_source(peer), request, payload, ends):
+        if stranger:
+            self._budget.spend(stranger, len(ends))
+        request = _Transactions(self, peer.number, stranger, payload, ends)
+        if self._intake.offer(_source(peer.number), request, payload, ends):
             self._metrics.add(self._metrics["peer_transactions"], len(ends))
         else:
             self._forget(payload, ends)
@@ -326,6 +355,8 @@ class Peering:
 
     def judged_transactions(self, batch: _Transactions, codes: bytes) -> None:
         """All verdicts of a relayed batch are there."""
+        if batch.stranger:
+            self._budget.refund(batch.stranger, codes.count(Verdict.ADMITTED))
         if codes.count(Verdict.ADMITTED) == len(codes):
             self._gather(batch.peer, batch.payload, batch.ends, codes)
             return
@@ -470,6 +501,10 @@ class Peering:
     def _tell_table(self) -> None:
         table = tuple(sorted(self._heights.items()))
         self._table_told = self._tell(link.Peers(self._epoch, table))
+
+
+def _host(peer: PeerInfo) -> str:
+    return peer.address.rpartition(":")[0]
 
 
 def _source(peer: int) -> bytes:

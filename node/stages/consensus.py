@@ -38,7 +38,7 @@ from pipeline.sink import BULK_TRAYS, TraySink
 from pipeline.stage import NS_PER_MS, Input, Stage
 from pipeline.tray import U8, U32, Label
 
-BURST_WORDS = 16  # of peers, in one turn
+BURST_WORDS = 32  # of peers, in one turn
 BURST_ANSWERS = 8  # of the signer, handled in one turn
 CONSERVED = (
     "admitted",

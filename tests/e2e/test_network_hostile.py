@@ -35,6 +35,11 @@ BLOCKS = {"pace_ms": 100, "empty_pace_s": 1}
 MIB = 1 << 20
 
 
+def long(*values: object) -> list[Any]:
+    """Parameters that only `make soak` has time for."""
+    return [pytest.param(value, marks=pytest.mark.long) for value in values]
+
+
 @pytest.fixture
 def net(tmp_path: Path) -> Iterator[Devnet]:
     """Not running yet."""
@@ -105,7 +110,7 @@ def test_who_contradicts_himself_is_found_out_by_all(net: Devnet) -> None:
     end(net, *HONEST)
 
 
-@pytest.mark.parametrize("lies", ["silent", "garbage", "invalid", "garbage,invalid"])
+@pytest.mark.parametrize("lies", [*long("silent", "garbage", "invalid"), "garbage,invalid"])
 def test_who_was_away_catches_up_in_spite_of_a_liar(net: Devnet, lies: str) -> None:
     net.start(0, 1, LIAR)
     net.send(300, 0, 1)
@@ -142,7 +147,7 @@ def block_times_ms(net: Devnet, number: int) -> list[int]:
         store.close()
 
 
-@pytest.mark.parametrize("skew_s", [10, -10, 60])
+@pytest.mark.parametrize("skew_s", [10, *long(-10, 60)])
 def test_one_wrong_clock_stops_nobody(net: Devnet, skew_s: int) -> None:
     net.launch(*HONEST)
     with site("skew_site", TIMED_SKEW_S=str(skew_s)):
@@ -191,6 +196,9 @@ LEAST = {
 }
 
 
+SHORT = ("crowd", "phantoms")
+
+
 def rss(net: Devnet, number: int, stage: str) -> int:
     """Resident bytes of a node's process."""
     supervisor = psutil.Process(net.nodes[number].pid)
@@ -198,7 +206,7 @@ def rss(net: Devnet, number: int, stage: str) -> int:
     return int(process.memory_info().rss)
 
 
-@pytest.mark.parametrize("attack", sorted(LEAST))
+@pytest.mark.parametrize("attack", [*SHORT, *long(*sorted(LEAST.keys() - set(SHORT)))])
 def test_hostile_peers_harm_no_honest_one(net: Devnet, attack: str) -> None:
     net.start()
     net.send(200)

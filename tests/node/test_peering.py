@@ -23,6 +23,7 @@ from node.items import BULK, REQUESTED, URGENT, ItemKind
 from node.network import link
 from node.network.frames import MAX_BODY_BYTES, FrameType
 from node.network.peers import PeerInfo
+from node.network.relay_budget import HOST_ITEMS
 from node.params import INGEST_MAX_TRANSACTIONS
 from node.peer_frames import (
     Batch,
@@ -31,7 +32,7 @@ from node.peer_frames import (
     unpack_messages,
     unpack_transactions,
 )
-from node.peering import MAX_ANNOUNCED, MAX_EXPECTED, PEERING_METRICS, Peering
+from node.peering import MAX_ANNOUNCED, MAX_EXPECTED, MAX_QUESTIONS, PEERING_METRICS, Peering
 from node.verdict import Verdict
 from pipeline.intake import NO_LABEL
 from pipeline.metrics import MetricSet, MetricWriter, region_bytes
@@ -630,9 +631,46 @@ def test_what_was_lost_is_told_again(net: Net) -> None:
 
 
 def test_frames_of_block_exchange_go_to_consensus(net: Net) -> None:
-    for kind in (FrameType.COMPACT, FrameType.GET_BLOCK, FrameType.BLOCK, FrameType.NOT_FOUND):
+    for kind in (FrameType.COMPACT, FrameType.GET_BLOCK):
         net.say(2, kind, b"whatever")
         assert net.heard.take() == [link.Frame(EPOCH, 2, int(kind), b"whatever")]
+
+
+def test_answers_go_to_consensus_if_they_were_asked_for(net: Net) -> None:
+    net.order(link.Expect(EPOCH, 2, 0x01020304, 5))
+    for kind in (FrameType.BLOCK, FrameType.NOT_FOUND):
+        body = b"\x04\x03\x02\x01 and more"
+        for peer, number in ((1, body), (2, b"\0" + body), (2, b""), (2, body)):
+            net.say(peer, kind, number)
+        assert net.heard.take() == [link.Frame(EPOCH, 2, int(kind), body)]
+
+
+def test_all_strangers_together_ask_little(net: Net) -> None:
+    net.infos[3] = replace(net.infos[3], protected=True)
+    for _ in range(MAX_QUESTIONS):
+        for peer in (1, 2, 3):
+            net.say(peer, FrameType.GET_COMPACT, b"which")
+    told = [word.peer for word in net.heard.take()]  # type: ignore[union-attr]
+    assert told.count(1) + told.count(2) == MAX_QUESTIONS
+    assert told.count(3) == MAX_QUESTIONS
+
+
+def test_a_stranger_who_relays_what_is_no_good_is_ignored_after_a_while(net: Net) -> None:
+    net.infos[3] = replace(net.infos[3], protected=True)
+
+    def relays(peer: int, code: Verdict, rounds: int) -> int:
+        taken = 0
+        for number in range(rounds):
+            net.relay(peer, [b"%d %d %d %d" % (peer, code, number, n) for n in range(500)])
+            while net.intake.offers:
+                offer = net.intake.take()
+                taken += len(offer.items)
+                offer.answer(*[code] * len(offer.items))
+        return taken
+
+    assert relays(1, Verdict.ADMITTED, 20) == 10_000
+    assert HOST_ITEMS <= relays(1, Verdict.ORPHANED, 20) < HOST_ITEMS + 1_000
+    assert relays(3, Verdict.ORPHANED, 20) == 10_000
 
 
 def test_a_peer_announces_few_blocks_unless_it_is_known(net: Net) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +19,20 @@ from tools.bench.ammunition import BATCH, PINGS, Ammunition, huge
 from tools.bench.devnet import DevnetBench, flood
 from tools.bench.devnet_plan import FLOOD_TURNS, DevnetScale
 from tools.bench.errors import BenchFailed
-from tools.bench.hostile import CREDIT_S, EACH, RECONNECTS_PER_S, Gate, Hostile, Kind, Share
+from tools.bench.hostile import (
+    CREDIT_S,
+    EACH,
+    RECONNECTS_PER_S,
+    Crowd,
+    Gate,
+    Hostile,
+    Kind,
+    Share,
+)
 from tools.loadgen.workload_file import Workload
 
 OLD = 10
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +142,28 @@ def test_where_nobody_listens_they_come_again_and_not_too_often(
     assert not counted["greeted"]
     again = sum(counted["dialled"].values()) - EACH * len(Kind)
     assert again <= RECONNECTS_PER_S * counted["elapsed_s"] + 1
+
+
+def test_a_peer_ends_though_it_is_thrown_out_just_then(
+    ammunition: Ammunition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def thrown_out(*_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionResetError
+
+    async def end_it() -> None:
+        crowd = Crowd("127.0.0.1", 1, ammunition)
+        monkeypatch.setattr(crowd, "_meet", thrown_out)
+        attack = asyncio.create_task(crowd.attack(Kind.FLOOD, 0, lambda: None))
+        await asyncio.sleep(0)
+        crowd.over = True
+        attack.cancel()
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.wait([attack])
+
+    asyncio.run(end_it())
 
 
 def test_peers_that_cannot_begin_are_quoted(tmp_path: Path) -> None:

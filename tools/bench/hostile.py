@@ -135,6 +135,7 @@ class Crowd:
     def __init__(self, host: str, port: int, ammunition: Ammunition) -> None:
         self.tally = Tally()
         self.begun = asyncio.Event()  # until then they come and do nothing
+        self.over = False
         self._where = host, port
         self._ammunition = ammunition
         self._share = Share(CPU_SHARE, time.monotonic(), time.process_time())
@@ -142,15 +143,17 @@ class Crowd:
         self._greeting = asyncio.Semaphore(GREETING_AT_ONCE)
 
     async def attack(self, kind: Kind, number: int, met: Callable[[], None]) -> None:
-        """Be one hostile peer for ever; ``met`` is called whenever it has met the node."""
-        while True:
+        """Be one hostile peer until it is over; ``met`` is called whenever it has met the node."""
+        # A task group that fails as it is cancelled raises its failure instead: hence the flag.
+        while not self.over:
             try:
                 async with AsyncExitStack() as closing:
                     await self._meet(kind, number, met, closing)
             except* _THROWN_OUT:
                 pass
             met()
-            await asyncio.sleep(self._gate.wait_s(time.monotonic()))
+            if not self.over:
+                await asyncio.sleep(self._gate.wait_s(time.monotonic()))
 
     async def breathe(self) -> None:
         """Let the others work, and the machine rest as much as it has to."""
@@ -352,6 +355,7 @@ async def _run(host: str, port: int, ammunition: Ammunition) -> dict[str, Any]:
     async with asyncio.TaskGroup() as group:
         attacks = [group.create_task(crowd.attack(*peer, partial(met, peer))) for peer in peers]
         await stop.wait()
+        crowd.over = True
         for attack in attacks:
             attack.cancel()
     elapsed_s = time.monotonic() - began_s
