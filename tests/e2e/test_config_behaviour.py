@@ -13,9 +13,11 @@ import psutil
 import pytest
 import zmq
 from funded import VALUE, Funds, key
-from running_node import IngestClient, RunningNode
+from meeting import Meeting
+from running_node import IngestClient, RunningNode, free_ports
 
 from node.config import keys
+from node.genesis import genesis_id, read_genesis
 from node.transaction import Output, build, txid
 from node.verdict import Verdict
 
@@ -199,6 +201,41 @@ def test_stages_may_share_a_process(tmp_path: Path, funds: Funds) -> None:
         assert client.ask(funds.pay(0)) == bytes([Verdict.ADMITTED])
         maps = Path(f"/proc/{processes(node)['net_verify']['pid']}/maps").read_text()
         assert "_sodium" in maps
+
+
+@covers("network.peer_listen", "network.peers", "network.max_inbound", "network.max_outbound")
+def test_peers_are_dialled_let_in_and_looked_for(tmp_path: Path, funds: Funds) -> None:
+    genesis = genesis_id(read_genesis(funds.directory / "genesis.json"))
+    (port,) = free_ports(1)
+    ingest, notify = (f"tcp://127.0.0.1:{each}" for each in free_ports(2))
+    with Meeting() as meeting:
+        known, *others = (meeting.node(number, genesis_id=genesis) for number in (1, 2, 3))
+        friends = [
+            meeting.node(number, genesis_id=genesis, static=(known.address,)) for number in (4, 5)
+        ]
+        meeting.until(lambda: len(known.here) == 2)  # whom it can tell about
+        network = {
+            "listen": ingest,
+            "notify": notify,
+            "peer_listen": f"127.0.0.1:{port}",
+            "peers": [known.address],
+            "max_inbound": 1,
+            "max_outbound": 1,
+        }
+        with running(tmp_path, funds, network=network):
+            meeting.until(lambda: len(known.here) == 3)
+            # of the two that it hears of it dials one
+            meeting.until(lambda: sum(len(each.here) for each in friends) == 3)
+            meeting.settle()
+            assert sum(len(each.here) for each in friends) == 3
+            # of the two that call it lets one in
+            for each, number in zip(others, (2, 3), strict=True):
+                meeting.stop(each)
+                meeting.node(number, genesis_id=genesis, static=(f"127.0.0.1:{port}",))
+            callers = meeting.nodes[-2:]
+            meeting.until(lambda: sum(len(each.here) for each in callers) == 1)
+            meeting.until(lambda: any(each.stats["turned_away_full"] for each in callers))
+            assert sum(len(each.here) for each in callers) == 1
 
 
 def test_no_key_is_without_a_test() -> None:

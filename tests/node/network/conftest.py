@@ -1,15 +1,10 @@
-"""Makes meeting.py importable, and closes whatever a test opened with it."""
+"""Closes whatever a test opened with a meeting of hubs."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from meeting import Meeting
 
 
