@@ -98,7 +98,7 @@ class _Request:
         self.client = client
         self.id = id_
         self.lengths = lengths  # u16[n]
-        self.payload = payload
+        self.payload = payload  # to be passed on, or empty
         self._codes: bytearray | None = None
         self._missing = len(lengths) // 2
 
@@ -283,7 +283,9 @@ class NetStage(Stage):
         full = unanswered >= MAX_UNANSWERED or (
             not unanswered and len(self._unanswered) >= MAX_CLIENTS
         )
-        request = _Request(self, client, id_, frames[2], payload)
+        # Kept until it is answered only for peers: the memory of a quick client is soon used again.
+        kept = payload if self._peering.count else b""
+        request = _Request(self, client, id_, frames[2], kept)
         if full or not self._intake.offer(client, request, memoryview(payload), ends):
             self._refuse(client, id_, Verdict.BUSY)
             return
@@ -299,7 +301,8 @@ class NetStage(Stage):
         self.metrics.add(self._items_out, len(codes))
         self._count(codes)
         self._send(request.client, request.id, codes)
-        self._peering.relay(request.lengths, memoryview(request.payload), codes)
+        if request.payload:
+            self._peering.relay(request.lengths, memoryview(request.payload), codes)
 
     def _refuse(self, client: bytes, id_: bytes, verdict: Verdict) -> None:
         """Answer a request as a whole, with one byte."""
