@@ -16,7 +16,7 @@ from node.consensus.messages import Certified, Input, Proposal, Vote
 HEIGHTS_AHEAD: Final = 1  # of the one that is being decided: whoever is faster is one ahead
 CERTIFICATES_AHEAD: Final = 64
 SAME_PLACE: Final = 4  # different messages of one peer about one validator, height, round and kind
-MAX_PLACES: Final = 8_192  # per peer and height; a hundred validators need 300 a round
+MAX_PLACES: Final = 8_192  # per peer, of both heights; a hundred validators need 300 a round
 MAX_SEEN: Final = 16_384  # fingerprints
 
 
