@@ -35,6 +35,7 @@ from tools.loadgen.workload_file import Workload
 
 DEADLINE_S = 60.0
 STOP_S = 30.0
+LOG_LINES = 40
 
 
 def wait_until(condition: Callable[[], Any], deadline_s: float = DEADLINE_S, what: str = "") -> Any:
@@ -82,6 +83,14 @@ class Devnet:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        self._tell_logs()
+
+    def _tell_logs(self) -> None:
+        """Print how the log of every node ends: pytest shows that of a test that failed."""
+        for place in self.places:
+            if place.log.exists():
+                lines = place.log.read_text(errors="replace").splitlines()
+                print(f"-- {place.name}, {len(lines)} lines", *lines[-LOG_LINES:], sep="\n")
 
     def close(self) -> None:
         """Whatever happened: no process is left."""

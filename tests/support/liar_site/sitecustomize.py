@@ -60,7 +60,8 @@ class AfterImport(importlib.abc.MetaPathFinder):
 
 
 def corrupt(host: ModuleType) -> None:
-    """Patch the lies into `node.host`."""
+    """Patch the lies into `node.host`, and say so in the node's log."""
+    print("this node lies:", *sorted(LIES), file=sys.stderr, flush=True)
     if Lie.DOUBLE in LIES:
         contradict(host.NodeHost)
     if Lie.INVALID in LIES:
