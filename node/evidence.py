@@ -6,8 +6,9 @@ be it from an earlier life, is not told again. `timed evidence` reads the files 
 signatures anew, `timed status` counts them by their names alone.
 
 It owns the directory ``evidence``: ``h<height>-r<round>-v<validator>-<kind>.json``, and
-``evidence.new`` while one is made. It holds ten cases of each validator at most, the first ones:
-enough to convict, and nobody fills the disk by lying more. What kills it: a disk that fails.
+``evidence.new`` while one is made. Of each validator it holds the first four cases of each kind:
+enough to convict, nobody fills the disk by lying more, and nobody hides one kind behind many cases
+of another. What kills it: a disk that fails.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 NEW_FILE: Final = "evidence.new"
-MAX_PER_VALIDATOR: Final = 10
-MAX_CASES: Final = 1_000
+MAX_PER_KIND: Final = 4
+"""Cases of one validator and kind."""
+
+MAX_CASES: Final = 1_200
+"""All kinds of a hundred validators."""
 
 _NAME: Final = re.compile(
     r"h(\d{1,19})-r(\d{1,10})-v(\d{1,4})-(proposal|prevote|precommit)\.json", re.ASCII
@@ -97,11 +101,11 @@ class EvidenceBook:
         self._say_all = say_all
         self._log = log
         self._cases = set(cases_in(files))
-        self._of_validator = Counter(case.validator for case in self._cases)
-        self._full: set[int] = set()  # validators of whom the log has said that no more is kept
+        self._kept = Counter((case.validator, case.kind) for case in self._cases)
+        self._full: set[tuple[int, str]] = set()  # of which the log has said that no more is kept
 
     def report(self, misbehaviour: ReportMisbehaviour) -> bool:
-        """Keep, send and log a case; False if it was known, or the validator has enough of them.
+        """Keep, send and log a case; False if it was known, or enough of the kind are kept.
 
         Raises what writing raises.
         """
@@ -109,16 +113,17 @@ class EvidenceBook:
         case = _case_of(first)
         if case in self._cases:
             return False
-        if self._of_validator[case.validator] >= MAX_PER_VALIDATOR or len(self._cases) >= MAX_CASES:
-            if case.validator not in self._full:
-                self._full.add(case.validator)
-                self._log.warning("evidence_full", validator=case.validator, height=case.height)
+        kind = (case.validator, case.kind)
+        if self._kept[kind] >= MAX_PER_KIND or len(self._cases) >= MAX_CASES:
+            if kind not in self._full:
+                self._full.add(kind)
+                self._log.warning("evidence_full", **case._asdict())
             return False
         for message in (first, second):  # first: what is in the file is never told again
             self._say_all(message)
         self._write(case, first, second)
         self._cases.add(case)
-        self._of_validator[case.validator] += 1
+        self._kept[kind] += 1
         evidence = [encode(each).hex() for each in (first, second)]
         self._log.error("misbehaviour", **case._asdict(), evidence=evidence)
         return True

@@ -84,6 +84,12 @@ def evidence(net: Devnet, number: int) -> set[str]:
     return kinds
 
 
+def check_it_lied(net: Devnet) -> None:
+    """The process that lies must not have died of it: what then happened would prove nothing."""
+    assert "this node lies" in net.places[LIAR].log.read_text(errors="replace")
+    assert not events(net, LIAR, "process_died")
+
+
 def end(net: Devnet, *numbers: int) -> None:
     """Stop these and kill the others; the chains of these must be one, and worth what they were."""
     net.stop(*numbers)
@@ -107,6 +113,7 @@ def test_who_contradicts_himself_is_found_out_by_all(net: Devnet) -> None:
         )
         assert net.metrics(number, "consensus")["misbehaviour"] > 0
     net.wait_blocks(3, *HONEST)
+    check_it_lied(net)
     end(net, *HONEST)
 
 
@@ -127,6 +134,7 @@ def test_who_was_away_catches_up_in_spite_of_a_liar(net: Devnet, lies: str) -> N
         assert net.metrics(0, "consensus")["rounds_failed"] > 0
     if "garbage" in lies:
         assert sum(net.metrics(number, "net")["peers_blamed"] for number in HONEST) > 0
+    check_it_lied(net)
     end(net, *HONEST)
 
 

@@ -19,7 +19,7 @@ from node.consensus.wire import encode
 from node.durable import Directory
 from node.evidence import (
     MAX_CASES,
-    MAX_PER_VALIDATOR,
+    MAX_PER_KIND,
     NEW_FILE,
     Case,
     Evidence,
@@ -44,13 +44,18 @@ def signed(message: Proposal | Vote, key: int | None = None) -> Any:
     return msgspec.structs.replace(message, signature=signature)
 
 
-def vote(value: bytes | None, height: int = 7, validator: int = 1) -> Vote:
-    made: Vote = signed(Vote(VoteType.PREVOTE, height, 2, value, validator))
+def vote(
+    value: bytes | None, height: int = 7, validator: int = 1, kind: VoteType = VoteType.PREVOTE
+) -> Vote:
+    made: Vote = signed(Vote(kind, height, 2, value, validator))
     return made
 
 
-def two(height: int = 7, validator: int = 1) -> ReportMisbehaviour:
-    return ReportMisbehaviour(vote(A, height, validator), vote(None, height, validator))
+def two(
+    height: int = 7, validator: int = 1, kind: VoteType = VoteType.PREVOTE
+) -> ReportMisbehaviour:
+    a, nil = (vote(value, height, validator, kind) for value in (A, None))
+    return ReportMisbehaviour(a, nil)
 
 
 class Log:
@@ -139,21 +144,21 @@ def test_a_file_is_durable_before_it_has_its_name(world: World) -> None:
     assert done == ["sync", "rename", "sync_directory"]
 
 
-def test_of_one_validator_ten_cases_are_kept_and_others_have_their_own(world: World) -> None:
+def test_a_few_cases_of_a_kind_are_kept_and_hide_no_others(world: World) -> None:
     book = world.book()
-    kept = [book.report(two(height)) for height in range(1, 2 * MAX_PER_VALIDATOR)]
-    assert kept.count(True) == MAX_PER_VALIDATOR
-    assert kept[:MAX_PER_VALIDATOR] == [True] * MAX_PER_VALIDATOR
+    kept = [book.report(two(height)) for height in range(1, 2 * MAX_PER_KIND)]
+    assert kept == [True] * MAX_PER_KIND + [False] * (MAX_PER_KIND - 1)
     assert world.log.events.count("evidence_full") == 1
     assert not world.book().report(two(100))
     assert world.book().report(two(100, validator=2))
+    assert world.book().report(two(100, kind=VoteType.PRECOMMIT))
 
 
 def test_all_cases_together_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.evidence.MAX_CASES", 3)
     book = world.book()
     assert [book.report(two(5, validator)) for validator in range(4)] == [True] * 3 + [False]
-    assert MAX_CASES >= 100 * MAX_PER_VALIDATOR
+    assert MAX_CASES >= 100 * 3 * MAX_PER_KIND
 
 
 @pytest.mark.parametrize(

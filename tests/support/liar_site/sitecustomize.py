@@ -158,7 +158,8 @@ def build_invalid(node_host: Any) -> None:
         from node.consensus.messages import BlockBuilt
 
         proposer = self._validators[self._me].key_bytes
-        honest = self._candidates.build(time.time_ns() // 1_000_000, proposer)
+        most = self._limit.transactions
+        honest = self._candidates.build(time.time_ns() // 1_000_000, proposer, most)
         block = self._candidates.get(honest)
         header = block.header
         wrong: dict[str, Any] = (
