@@ -46,6 +46,9 @@ from pipeline.stage import NS_PER_MS
 from pipeline.tray import Label
 
 LIE: Final = 100  # points for what no honest peer sends
+CHORES_NS: Final = (
+    5_000_000  # between what peers are owed by the clock, while the loop does not wait
+)
 FORGET_NS: Final = 2_000_000_000  # after which votes may be said again
 MAX_KNOWN: Final = 100_000  # fingerprints of transactions in each of two generations
 BATCH_BYTES: Final = 64 * 1024  # of relayed transactions, after which a batch goes out at once
@@ -161,6 +164,7 @@ class Peering:
         self._peers_file = PeersFile(settings.run_path, log)
         self._filter = VotesFilter(validator_set(settings.genesis).n)
         self._forget_ns = now_ns + FORGET_NS
+        self._due_ns = now_ns
         self._heights: dict[int, int] = {}
         self._ids: dict[int, bytes] = {}  # peer -> node id
         self._neighbours: dict[int, frozenset[bytes]] = {}  # peer -> whom it is connected to
@@ -183,13 +187,17 @@ class Peering:
 
     def poll(self) -> int:
         """Take what peers have sent; how many frames that was."""
-        handled = self._hub.poll(time.monotonic_ns())
-        self._metrics.add(self._metrics["peer_frames"], handled)
+        handled = self._hub.poll(time.monotonic_ns(), chores=False)
+        if handled:
+            self._metrics.add(self._metrics["peer_frames"], handled)
         return handled
 
     def deadline_ns(self) -> int | None:
-        """When `poll` is due whatever comes."""
-        return self._hub.deadline_ns()
+        """When `after_inputs` has something to do whatever comes; asked before the loop waits."""
+        deadline = self._hub.deadline_ns()
+        if deadline is not None:
+            self._due_ns = min(self._due_ns, deadline)
+        return deadline
 
     @property
     def count(self) -> int:
@@ -202,9 +210,9 @@ class Peering:
             self._forget_ns = now_ns + FORGET_NS
             self._filter.forget()
             self._taken.clear()
-        deadline = self._hub.deadline_ns()
-        if deadline is not None and deadline <= now_ns:
+        if now_ns >= self._due_ns:
             self._hub.poll(now_ns)
+            self._due_ns = now_ns + CHORES_NS
         self._hub.open_bulk(bulk_open)
         if not self._table_told:
             self._tell_table()

@@ -183,16 +183,25 @@ class Intake:
                 if not self._fill(current[0], priority):
                     break
                 current.popleft()
-        for priority in range(PRIORITIES):  # each before less urgent trays take all the credit
-            self._dispatch(priority)
-            if self._filling[priority] is None or not self.custody.hungry(priority):
+        bulk = PRIORITIES - 1
+        for priority, filling in enumerate(self._filling):
+            if filling is None and priority != bulk:
                 continue
-            if priority == PRIORITIES - 1:
+            self._dispatch(priority)  # before less urgent trays take all the credit
+            if filling is None or not self.custody.hungry(priority):
+                continue
+            if priority == bulk:
                 if now_ns - self._gathered_ns < gather_ns:
                     continue
                 self._gathered_ns = now_ns
             self._seal(priority)
             self._dispatch(priority)
+
+    def deadline_ns(self, gather_ns: int) -> int | None:
+        """When `pump` is due although nothing comes: what has gathered is to be sent off."""
+        if self._filling[-1] is None or not self.custody.hungry(PRIORITIES - 1):
+            return None
+        return self._gathered_ns + gather_ns
 
     def _fill(self, bulk: _Bulk, priority: int) -> bool:
         """Copy items into trays; False when no tray is free and some items are left."""

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 else:
     Socket = zmq.Socket
 
+# As plain numbers: combining flags of an enumeration costs more than the call that takes them.
 POLLIN = int(zmq.POLLIN)
+NOBLOCK = int(zmq.NOBLOCK)
+SNDMORE = int(zmq.SNDMORE)
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 200
 WORDS = 64  # READY, HELLO, START and SKIP messages that may lie in a link beside the trays
@@ -52,7 +55,7 @@ class Outbox:
     def send(self, frame: bytes) -> None:
         """Send without waiting; a full link counts the loss, or raises `LinkFull` if it blocks."""
         try:
-            self._socket.send(frame, zmq.NOBLOCK)
+            self._socket.send(frame, NOBLOCK)
         except zmq.Again:
             if self.link.policy is LinkPolicy.BLOCK:
                 raise LinkFull(f"link {self.link.name!r} is full at {self.link.capacity}") from None
@@ -86,12 +89,14 @@ def drain(socket: Socket, at_most: int) -> list[bytes]:
     """Receive what has arrived, up to a number of single-frame messages, without waiting."""
     frames: list[bytes] = []
     while len(frames) < at_most and has_input(socket):
-        frames.append(socket.recv(zmq.NOBLOCK))
+        frames.append(socket.recv(NOBLOCK))
     return frames
 
 
-def has_input(socket: Socket) -> bool:
-    """Whether a whole message waits; asking costs a third of an exception that says no."""
+def has_input(socket: Socket | int) -> bool:
+    """Whether a whole message waits, or a descriptor has something to read; asking costs a third of
+    an exception that says no.
+    """
     return bool(zmq.zmq_poll([(socket, POLLIN)], 0))
 
 

@@ -4,8 +4,9 @@ One turn of the loop: wait for an input or the next deadline; handle ready input
 each up to its burst; give the stage its `after_inputs`; do housekeeping when due. Nothing in a turn
 may wait.
 
-A loaded stage may rest between turns (`Stage.rest_us`). After a rest nothing is polled: every
-input is asked whether it has something, which costs less than to ask for all of them which has.
+A loaded stage may rest between turns (`Stage.rest_us`), so that work gathers. After a rest nothing
+is polled: every input is asked whether it has something, which costs less than to ask for all of
+them which has. When nothing had come in a rest, the loop waits for an input, and rests after that.
 
 Time accounting: every nanosecond of the loop is charged to exactly one of *busy* (handling),
 *housekeeping*, *backpressure* (waiting while the stage refuses input because something downstream
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from pipeline.control import Attach, PeerDied, PeerStarted, Ready, Stop
+from pipeline.link import has_input
 from pipeline.metrics import MetricWriter
 
 if TYPE_CHECKING:
@@ -172,16 +174,20 @@ class _Loop:
         self._mark_ns = time.monotonic_ns()
         self._housekeeping_ns = self._publish_ns = self._mark_ns
         self._probe_ns = self._mark_ns + PROBE_MS * NS_PER_MS
-        self._active = False
+        self._active = False  # probes tell of a loop that works, not of one that waits
+        self._handled = False  # something in the last turn
 
     def turn(self) -> bool:
         """One turn; False when the process should end."""
         rest_us = min(stage.rest_us() for stage in self._stages)
         ready: dict[object, int] | None = None
-        if rest_us:
-            time.sleep(rest_us / 1_000_000)
-        else:
+        ordered = False
+        if not rest_us or not self._handled:  # nothing came in the last rest: wait for something
             ready = dict(self._poller.poll(self._timeout_ms(self._mark_ns)))
+            ordered = self._channel.fileno() in ready
+        if rest_us and ready != {}:
+            time.sleep(rest_us / 1_000_000)
+            ready = None  # whatever has arrived by now
         now = time.monotonic_ns()
         waited = now - self._mark_ns
         for account, open_ in zip(self._accounts, self._bulk_open, strict=True):
@@ -189,14 +195,15 @@ class _Loop:
                 account.idle += waited
             else:
                 account.backpressure += waited
-        ordered = now >= self._probe_ns if ready is None else self._channel.fileno() in ready
         if now >= self._probe_ns:
+            ordered = ordered or has_input(self._channel.fileno())
             self._probe(now)
         if ordered and not self._obey():
             return False
-        self._active = ready is None
+        self._handled = False
         for number, stage in enumerate(self._stages):
             now = self._serve(number, stage, ready, now)
+        self._active = self._handled or ready is None
         if now >= self._housekeeping_ns:
             now = self._keep_house(now)
         if now >= self._publish_ns:
@@ -225,7 +232,7 @@ class _Loop:
         stage.after_inputs(now)
         self._gate_bulk(number, stage)
         if handled:
-            self._active = True
+            self._handled = True
         after = time.monotonic_ns()
         account = self._accounts[number]
         account.busy += after - now

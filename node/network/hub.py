@@ -79,11 +79,14 @@ class Hub:
         """Return the descriptor that is readable when `poll` has work."""
         return self._reactor.fileno()
 
-    def poll(self, now_ns: int) -> int:
-        """Do a bounded part of what there is to do, never wait; the number of frames handled."""
+    def poll(self, now_ns: int, *, chores: bool = True) -> int:
+        """Do a bounded part of what there is to do, never wait; the number of frames handled.
+
+        Without ``chores`` only what peers have sent is handled, and not what is due by the clock.
+        """
         board = self._board
         board.now_ns = max(now_ns, board.now_ns)
-        handled = self._reactor.poll(board.now_ns, self._chores)
+        handled = self._reactor.poll(board.now_ns, self._chores if chores else _no_chores)
         board.farewell()
         return handled
 
@@ -281,3 +284,7 @@ def _bind(listen: str | None) -> socket.socket | None:
             f"cannot listen for peers on {listen} ({error.strerror})", remedy
         ) from error
     return sock
+
+
+def _no_chores() -> None:
+    """Nothing is due."""

@@ -32,7 +32,7 @@ from pipeline.control import PeerDied, PeerStarted
 from pipeline.custody import TrayState
 from pipeline.fair import FairQueue
 from pipeline.intake import Intake
-from pipeline.link import Outbox, drain, has_input, link_named, open_inbox
+from pipeline.link import NOBLOCK, SNDMORE, Outbox, drain, has_input, link_named, open_inbox
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Input, Stage
 
@@ -45,6 +45,7 @@ GATHER_NS = 5_000_000  # from one tray that is not full to the next, under load
 REST_AMONG_PEERS_US = 4_000  # transactions come in many small pieces then, from all sides
 GATHER_AMONG_PEERS_NS = 20_000_000
 LOAD_NS = 10_000_000
+LOAD_HOLD_NS = 100_000_000  # a commit keeps everything waiting for so long, then it all comes
 LOAD_ITEMS = 16  # taken in within LOAD_NS mean load: work gathers, and the loop rests for a while
 REQUEST_ID_BYTES = 8
 CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client that does not read
@@ -158,6 +159,7 @@ class NetStage(Stage):
         self._closing = False
         self._moved = 0  # items taken in when the window began
         self._window_ns = 0
+        self._loaded_until_ns = 0
         self._loaded = False
         writer = self.metrics
         self._verdict_counters = {int(v): writer[f"verdict_{v.name.lower()}"] for v in Verdict}
@@ -177,16 +179,24 @@ class NetStage(Stage):
         """Fill trays and dispatch them; pass on what was admitted."""
         if now_ns - self._window_ns >= LOAD_NS:
             moved = self._intake.items_in
-            self._loaded = moved - self._moved >= LOAD_ITEMS
+            if moved - self._moved >= LOAD_ITEMS:
+                self._loaded_until_ns = now_ns + LOAD_HOLD_NS
+            self._loaded = now_ns < self._loaded_until_ns
             self._moved = moved
             self._window_ns = now_ns
-        gather_ns = GATHER_AMONG_PEERS_NS if self._peering.count else GATHER_NS
-        self._intake.pump(now_ns, gather_ns=gather_ns if self._loaded else 0)
+        self._intake.pump(now_ns, gather_ns=self._gather_ns)
         self._peering.after_inputs(now_ns, bulk_open=self.accepts_bulk())
 
     def deadline_ns(self) -> int | None:
-        """When a peer is to be pinged, dialled or given up."""
-        return self._peering.deadline_ns()
+        """When what has gathered is to be sent off, or a peer to be pinged, dialled or given up."""
+        deadlines = (self._intake.deadline_ns(self._gather_ns), self._peering.deadline_ns())
+        return min((each for each in deadlines if each is not None), default=None)
+
+    @property
+    def _gather_ns(self) -> int:
+        if not self._loaded:
+            return 0
+        return GATHER_AMONG_PEERS_NS if self._peering.count else GATHER_NS
 
     def rest_us(self) -> int:
         """Under load, let work gather: a turn costs the same for one tray and for several."""
@@ -254,7 +264,7 @@ class NetStage(Stage):
             if not (self.accepts_bulk() and has_input(self._ingest)):
                 break
             handled += 1
-            self._take(self._ingest.recv_multipart(zmq.NOBLOCK))
+            self._take(self._ingest.recv_multipart(NOBLOCK))
         self.metrics.add(self._requests, handled)
         return handled
 
@@ -322,7 +332,10 @@ class NetStage(Stage):
         if client in self._dropped:
             return
         try:
-            self._ingest.send_multipart((client, id_, codes), zmq.NOBLOCK)
+            send = self._ingest.send
+            send(client, NOBLOCK | SNDMORE)
+            send(id_, NOBLOCK | SNDMORE)
+            send(codes, NOBLOCK)
         except zmq.Again:
             self._dropped[client] = DROPPED_FORGET_TURNS
             self.metrics.add(self.metrics["clients_dropped"], 1)

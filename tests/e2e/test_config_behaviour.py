@@ -14,12 +14,13 @@ import pytest
 import zmq
 from funded import VALUE, Funds, key
 from meeting import Meeting
-from running_node import IngestClient, RunningNode, free_ports
+from running_node import IngestClient, RunningNode
 
 from node.config import keys
 from node.genesis import genesis_id, read_genesis
 from node.transaction import Output, build, txid
 from node.verdict import Verdict
+from tools.ports import free_ports
 
 TESTED: set[tuple[str, str]] = set()
 

@@ -470,13 +470,17 @@ def test_bulk_that_fills_no_tray_is_gathered(make: Make) -> None:
     belt.pump(gather_ms=10)  # long after the last one
     (first,) = belt.take(1)
     assert first.items == lines("a", 1)
+    assert belt.intake.deadline_ns(10 * MS) is None  # nothing waits
+    due_ns = belt.now_ns + 10 * MS
     for name in "bc":
         belt.offer(lines(name, 1))
         belt.now_ns += 4 * MS
         belt.pump(gather_ms=10)
         assert belt.take(0) == []
+        assert belt.intake.deadline_ns(10 * MS) == due_ns
     belt.now_ns += 2 * MS
     belt.pump(gather_ms=10)
+    assert belt.intake.deadline_ns(10 * MS) is None
     (second,) = belt.take(1)
     assert second.items == lines("b", 1) + lines("c", 1)
 
@@ -498,6 +502,7 @@ def test_bulk_gathers_without_end_while_nobody_could_take_it(make: Make) -> None
         belt.offer(lines(name, 1))
         belt.now_ns += 100 * MS
         belt.pump()
+        assert belt.intake.deadline_ns(0) is None  # a worker's word will come first
     belt.ready()
     belt.pump()
     assert belt.take(1)[0].items == [b"a-0", b"b-0", b"c-0"]

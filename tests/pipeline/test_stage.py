@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from pipeline.control import Channel, Ready, Stop
+from pipeline.link import has_input
 from pipeline.metrics import STAGE_METRICS, MetricReader, MetricWriter, region_bytes
 from pipeline.stage import HOUSEKEEPING_MS, Input, Stage, run
 
@@ -125,6 +126,35 @@ def test_a_shut_gate_stops_bulk_and_is_charged_to_backpressure(
     values = stage.snapshot()
     assert values["backpressure_ns"] > 2 * HOUSEKEEPING_MS * 900_000 > values["idle_ns"]
     assert time.monotonic_ns() - began >= values["backpressure_ns"]
+
+
+def test_a_loaded_stage_rests_and_waits_when_nothing_has_come(
+    sockets: Sockets, channels: Channels
+) -> None:
+    pull, push = sockets
+    supervisor, child = channels
+    stage = Counting(pull, supervisor, 2)
+    stage.rest_us = lambda: 100  # type: ignore[method-assign]
+    stage.take = take_if_any(stage)  # type: ignore[method-assign]
+    stage.inputs = (Input(pull, stage.take, bulk=True),)
+    push.send(b"first")
+    keep_house = stage.housekeeping
+
+    def housekeeping(now_ns: int) -> None:
+        keep_house(now_ns)
+        if stage.houses_kept == 2:
+            push.send(b"second")
+
+    stage.housekeeping = housekeeping  # type: ignore[method-assign]
+    assert run([stage], [Context(child)]) == 0  # type: ignore[list-item]
+    assert stage.taken == [b"first", b"second"]
+    assert stage.turns < 20  # two rounds of housekeeping apart, in turns of 100 us
+
+
+def take_if_any(stage: Counting) -> Callable[[], int]:
+    """What `Counting.take` does, also after a rest, when nobody has said that something came."""
+    take = stage.take
+    return lambda: take() if has_input(stage.socket) else 0
 
 
 def test_the_loop_ends_when_the_supervisor_is_gone(sockets: Sockets, channels: Channels) -> None:

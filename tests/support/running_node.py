@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -17,22 +16,11 @@ import psutil
 import zmq
 
 from pipeline.status import ask_status
+from tools.ports import free_ports
 
 DEADLINE_S = 60.0
 TIMED = (sys.executable, "-m", "node")
 LOAD = (sys.executable, "-m", "tools.loadgen")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def run(*command: str, timeout_s: float = 2 * DEADLINE_S) -> subprocess.CompletedProcess[str]:

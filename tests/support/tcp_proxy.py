@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tools.ports import free_ports
+
 HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
 CHUNKS_UNDER_WAY = 64  # of one direction of a connection: 4 MiB, more waits in the sender's kernel
@@ -142,7 +144,7 @@ class Link:
         self.listener.setblocking(False)
         # or connections that are over, but not forgotten, would keep `heal` from listening
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind((HOST, _free_port()))
+        self.listener.bind((HOST, free_ports(1)[0]))
         self.listener.listen(BACKLOG)
         self.accepting = asyncio.create_task(self._accept())
 
@@ -226,12 +228,6 @@ async def _write(drain: socket.socket, way: Way, queue: asyncio.Queue[tuple[floa
             return
         await loop.sock_sendall(drain, data)
         way.delivered += len(data)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _reset(sockets: list[socket.socket]) -> None:

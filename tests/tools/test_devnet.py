@@ -27,7 +27,6 @@ from tools.devnet.places import (
     PORTS_PER_NODE,
     Place,
     configuration,
-    free_ports,
     places,
     shared_machine,
 )
@@ -383,8 +382,3 @@ def test_mistakes_are_one_line_and_status_2(arguments: tuple[object, ...], said:
     assert said in told
     assert told.count("\n") == 1
     assert printed == ""
-
-
-def test_free_ports_are_free_and_different() -> None:
-    ports = free_ports(8)
-    assert len(set(ports)) == 8

@@ -28,6 +28,7 @@ from pipeline.status import ask_status, fetch_metrics
 from tools.bench.errors import BenchError, BenchFailed
 from tools.bench.process import cpu_ns, descendants, die_with_parent, pss_bytes, wait_gone
 from tools.bench.samples import Sample
+from tools.ports import free_ports
 
 READY_TIMEOUT_S: Final = 120.0  # a cold disk and a large set
 STOP_TIMEOUT_S: Final = 60.0
@@ -85,15 +86,6 @@ def configure(datadir: Path, sections: Mapping[str, Mapping[str, str | int]]) ->
         for key, value in keys.items():
             lines.append(f"{key} = {value}" if isinstance(value, int) else f'{key} = "{value}"')
     (datadir / "config.toml").write_text("\n".join(lines) + "\n")
-
-
-def free_ports(wanted: int) -> list[int]:
-    """TCP ports of the loopback address that nobody listens on at the moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(wanted)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
 
 
 class RunningNode:

@@ -1,7 +1,7 @@
 """Where each node of a network lies and listens, and what its config.toml says.
 
-Options come in, ``Place`` values and the text of a configuration go out. Pure, but for the one
-function that asks the system for ports. A node has ten ports to itself; those in use lie as on the
+Options come in, ``Place`` values and the text of a configuration go out. Pure, but for asking the
+system for ports. A node has ten ports to itself; those in use lie as on the
 public networks: peers, (queries,) transactions, notifications.
 """
 
@@ -11,15 +11,14 @@ import json
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from node.config import example
 from tools.devnet.errors import DevnetError
+from tools.ports import HOST, free_ports
 
-HOST: Final = "127.0.0.1"
 DEFAULT_BASE_PORT: Final = 24_400
 PORTS_PER_NODE: Final = 10
 MAX_NODES: Final = 32
@@ -98,15 +97,6 @@ def places(directory: Path, nodes: int, base_port: int) -> tuple[Place, ...]:
         Place(number, directory / f"node-{number}", *triple)
         for number, triple in enumerate(triples)
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _check_free(ports: Sequence[int]) -> None:

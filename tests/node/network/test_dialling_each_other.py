@@ -12,18 +12,12 @@ from meeting import GENESIS, Meeting, Node, hello, join, node_id, packed
 
 from node.network.frames import FrameType
 from node.network.handshake import Refusal, Welcome, encode, encode_refuse
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+from tools.ports import free_ports
 
 
 def pair(meeting: Meeting, first: int, second: int) -> tuple[Node, Node]:
     """Two nodes that dial each other."""
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     return (
         meeting.node(first, listen=f"127.0.0.1:{ports[0]}", static=(f"127.0.0.1:{ports[1]}",)),
         meeting.node(second, listen=f"127.0.0.1:{ports[1]}", static=(f"127.0.0.1:{ports[0]}",)),
@@ -70,7 +64,7 @@ def test_of_dials_that_cross_the_smaller_id_wins(meeting: Meeting) -> None:
 
 
 def test_a_node_does_not_dial_itself_twice(meeting: Meeting) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     node = meeting.node(1, listen=f"127.0.0.1:{port}", static=(f"127.0.0.1:{port}",))
     meeting.until(lambda: node.stats["turned_away_self"])
     assert node.stats["refused_self"] == 1
@@ -121,7 +115,7 @@ def test_a_second_node_of_the_same_id_is_refused_while_the_first_lives(meeting: 
 
 
 def test_nobody_keeps_a_static_peer_out_by_using_its_id(meeting: Meeting) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     node = meeting.node(1, static=(f"127.0.0.1:{port}",))
     rightful = meeting.node(2, listen=f"127.0.0.1:{port}")
     meeting.pass_time(31)
@@ -138,7 +132,7 @@ def test_nobody_keeps_a_static_peer_out_by_using_its_id(meeting: Meeting) -> Non
 
 
 def test_a_static_peer_that_calls_takes_its_id_back(meeting: Meeting) -> None:
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     node = meeting.node(
         1, listen=f"127.0.0.1:{ports[0]}", static=(f"127.0.0.1:{ports[1]}",), redial_first_ns=10**10
     )
@@ -217,7 +211,7 @@ def test_a_static_peer_that_restarts_is_found_again(meeting: Meeting) -> None:
 
 
 def test_dialling_a_peer_that_is_away_never_ends_and_slows_down(meeting: Meeting) -> None:
-    node = meeting.node(1, static=(f"127.0.0.1:{free_port()}",))
+    node = meeting.node(1, static=(f"127.0.0.1:{free_ports(1)[0]}",))
     for _ in range(300):  # five minutes
         meeting.turn()
         meeting.turn()
@@ -277,7 +271,7 @@ def test_one_lane_lost_is_both_lost(meeting: Meeting) -> None:
 
 
 def test_many_nodes_that_all_dial_all(meeting: Meeting) -> None:
-    ports = [free_port() for _ in range(6)]
+    ports = free_ports(6)
     addresses = [f"127.0.0.1:{each}" for each in ports]
     nodes = [
         meeting.node(
@@ -304,7 +298,7 @@ def test_many_nodes_that_all_dial_all(meeting: Meeting) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens_they_find_each_other_again(meeting: Meeting, seed: int) -> None:
     rng = Random(seed)
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(5)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(5)]
     nodes = [
         meeting.node(number, listen=address, static=tuple(set(addresses) - {address}))
         for number, address in enumerate(addresses, 1)
