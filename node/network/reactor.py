@@ -5,10 +5,11 @@ epoll, the listening socket, every connection that was added, and one buffer tha
 a connection that is quiet costs no buffer. Nothing here waits.
 
 One `poll` handles at most `FRAMES_PER_POLL` frames and about `BYTES_PER_POLL` bytes, each
-connection at most `FRAMES_PER_TURN` and `READ_BYTES` before the next has its turn. A connection is
-not read while it is over its budget, while it is a bulk lane and bulk is closed, and while its
-owner holds it; the kernel's buffers then fill, and TCP slows the sender down. What kills it:
-nothing that comes over a socket.
+connection at most `FRAMES_PER_TURN` and `READ_BYTES` before the next has its turn. What protected
+peers say of agreement goes first: it has a turn in every poll, however much others send. A
+connection is not read while it is over its budget, while it is a bulk lane and bulk is closed, and
+while its owner holds it; the kernel's buffers then fill, and TCP slows the sender down. What kills
+it: nothing that comes over a socket.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_EVENTS: Final = 256  # taken from the epoll in one poll
 READ_BYTES: Final = 128 * 1024  # of one connection in one turn; the shared buffer
 FRAMES_PER_TURN: Final = 64
 FRAMES_PER_POLL: Final = 512
-BYTES_PER_POLL: Final = 2 * 1024 * 1024
+BYTES_PER_POLL: Final = 512 * 1024  # some milliseconds of work: votes wait for no more than that
 ACCEPTS_PER_POLL: Final = 16
 BACKLOG: Final = 128
 ACCEPT_PAUSE_NS: Final = 1_000_000_000  # when the process has no descriptor left
@@ -53,6 +54,12 @@ class Owner(Protocol):
 
     def lost(self, connection: Connection, reason: str) -> None:
         """The connection is over; to be dropped."""
+
+
+def _may_wait(connection: Connection) -> bool:
+    """Whether this is anything but the agreement lane of a protected peer."""
+    peer = connection.peer
+    return connection.lane is Lane.BULK or peer is None or not peer.protected
 
 
 class Reactor:
@@ -217,11 +224,13 @@ class Reactor:
         handled = 0
         most_bytes = self.bytes_in + BYTES_PER_POLL
         ready = self._ready
-        for _ in range(len(ready)):
-            if not ready or handled >= FRAMES_PER_POLL or self.bytes_in >= most_bytes:
+        for connection in sorted(ready, key=_may_wait):  # else in the order of their turns
+            enough = handled >= FRAMES_PER_POLL or self.bytes_in >= most_bytes
+            if enough and _may_wait(connection):
                 break
-            connection = next(iter(ready))
-            mask = ready.pop(connection)
+            mask = ready.pop(connection, None)
+            if mask is None:  # dropped meanwhile
+                continue
             if self._may_read(connection):
                 handled += self._turn(connection)
             elif mask & _GONE:

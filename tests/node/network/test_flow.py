@@ -6,7 +6,7 @@ import struct
 from select import select
 
 import pytest
-from meeting import Meeting, Node, join, packed
+from meeting import Meeting, Node, join, node_id, packed
 
 from node.network.frames import FrameType
 from node.network.reactor import FRAMES_PER_POLL, FRAMES_PER_TURN
@@ -155,6 +155,23 @@ def test_floods_are_served_in_turns(meeting: Meeting) -> None:
         assert [each for each in bodies if each[:1] == mark] == [
             mark + b"%04d" % each for each in range(5_000)
         ]
+
+
+def test_agreement_with_protected_peers_goes_before_any_flood(meeting: Meeting) -> None:
+    node = meeting.node(1)
+    flooders = [join(meeting, node, number)[0] for number in range(10, 22)]
+    quiet, _ = join(meeting, node, 9)
+    (number,) = (each.number for each in node.here.values() if each.node_id == node_id(9))
+    node.hub.protect(number)
+    for flooder in flooders:
+        flooder.say(packed(FrameType.AGREEMENT, b"f") * 1_000)
+    meeting.rest(None)
+    for number in range(3):
+        quiet.say(packed(FrameType.AGREEMENT, b"q%d" % number))
+        meeting.rest(None)
+        assert node.hub.poll(meeting.now_ns()) >= FRAMES_PER_POLL  # much is left for later
+        assert b"q%d" % number in node.bodies(FrameType.AGREEMENT)
+    meeting.until(lambda: len(node.frames) == 12_003)
 
 
 def test_a_poll_is_bounded_however_many_have_something_to_say(meeting: Meeting) -> None:
