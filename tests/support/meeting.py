@@ -222,6 +222,7 @@ class Stranger:
         self.host = host
         self.socket = socket.create_connection(("127.0.0.1", node.port), source_address=(host, 0))
         self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is said, is there
         self.heard = bytearray()
         self.closed = False
 
