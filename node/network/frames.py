@@ -152,12 +152,13 @@ class FrameReader:
     the end of the bytes that were fed.
     """
 
-    __slots__ = ("_at", "_data", "_end", "_partial", "limits")
+    __slots__ = ("_at", "_data", "_end", "_kept", "_partial", "limits")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._partial = bytearray()  # the beginning of one frame, never the whole of it
         self._data = memoryview(b"")
+        self._kept = False  # the data is a copy of our own
         self._at = 0
         self._end = 0
 
@@ -177,6 +178,7 @@ class FrameReader:
         Only to be called when there is nothing more.
         """
         assert self._at >= self._end
+        self._kept = False
         self._data = data
         self._at = 0
         self._end = len(data)
@@ -204,7 +206,8 @@ class FrameReader:
 
     def keep(self) -> None:
         """Copy what `next` has not looked at, because the memory that was fed is used again."""
-        if self._at < self._end:
+        if self._at < self._end and not self._kept:
+            self._kept = True
             self._data = memoryview(bytes(self._data[self._at : self._end]))
             self._at = 0
             self._end = len(self._data)

@@ -4,12 +4,13 @@ Sockets become ready, frames go to the owner (the hub), which says what is to be
 epoll, the listening socket, every connection that was added, and one buffer that all reads share:
 a connection that is quiet costs no buffer. Nothing here waits.
 
-One `poll` handles at most `FRAMES_PER_POLL` frames and about `BYTES_PER_POLL` bytes, each
-connection at most `FRAMES_PER_TURN` and `READ_BYTES` before the next has its turn. What protected
-peers say of agreement goes first: it has a turn in every poll, however much others send. A
-connection is not read while it is over its budget, while it is a bulk lane and bulk is closed, and
-while its owner holds it; the kernel's buffers then fill, and TCP slows the sender down. What kills
-it: nothing that comes over a socket.
+One `poll` handles at most `FRAMES_PER_POLL` frames and about `BYTES_PER_POLL` bytes, of those whose
+slots are not protected a fraction of that (`STRANGERS`), and each connection at most
+`FRAMES_PER_TURN` and `READ_BYTES` before the next has its turn. What protected peers say of
+agreement goes first and has a turn in every poll, however much others send. A connection is not
+read while it is over its budget, while it is a bulk lane and bulk is closed, and while its owner
+holds it; the kernel's buffers then fill, and TCP slows the sender down. What kills it: nothing that
+comes over a socket.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll
 from typing import Final, Protocol
 
@@ -26,9 +28,10 @@ from node.network.frames import FrameError, Lane
 
 MAX_EVENTS: Final = 256  # taken from the epoll in one poll
 READ_BYTES: Final = 128 * 1024  # of one connection in one turn; the shared buffer
-FRAMES_PER_TURN: Final = 64
+FRAMES_PER_TURN: Final = 32
 FRAMES_PER_POLL: Final = 512
 BYTES_PER_POLL: Final = 512 * 1024  # some milliseconds of work: votes wait for no more than that
+STRANGERS: Final = 4  # of each of these, those who are not protected have one part in so many
 ACCEPTS_PER_POLL: Final = 16
 BACKLOG: Final = 128
 ACCEPT_PAUSE_NS: Final = 1_000_000_000  # when the process has no descriptor left
@@ -56,10 +59,26 @@ class Owner(Protocol):
         """The connection is over; to be dropped."""
 
 
+@dataclass(slots=True)
+class _Share:
+    """What some connections may have of one poll, all together; `read_bytes` each at once."""
+
+    frames: int
+    bytes: int
+    read_bytes: int
+
+    @property
+    def is_spent(self) -> bool:
+        return self.frames <= 0 or self.bytes <= 0
+
+
+def _is_protected(connection: Connection) -> bool:
+    return connection.peer is not None and connection.peer.protected
+
+
 def _may_wait(connection: Connection) -> bool:
     """Whether this is anything but the agreement lane of a protected peer."""
-    peer = connection.peer
-    return connection.lane is Lane.BULK or peer is None or not peer.protected
+    return connection.lane is Lane.BULK or not _is_protected(connection)
 
 
 class Reactor:
@@ -222,31 +241,34 @@ class Reactor:
     def _serve(self) -> int:
         """Give turns until everyone had one, or this poll has done enough."""
         handled = 0
-        most_bytes = self.bytes_in + BYTES_PER_POLL
         ready = self._ready
+        protected = _Share(FRAMES_PER_POLL, BYTES_PER_POLL, READ_BYTES)
+        strangers = _Share(
+            FRAMES_PER_POLL // STRANGERS, BYTES_PER_POLL // STRANGERS, READ_BYTES // STRANGERS
+        )
         for connection in sorted(ready, key=_may_wait):  # else in the order of their turns
-            enough = handled >= FRAMES_PER_POLL or self.bytes_in >= most_bytes
-            if enough and _may_wait(connection):
-                break
+            share = protected if _is_protected(connection) else strangers
+            if share.is_spent and _may_wait(connection):
+                continue
             mask = ready.pop(connection, None)
             if mask is None:  # dropped meanwhile
                 continue
             if self._may_read(connection):
-                handled += self._turn(connection)
+                handled += self._turn(connection, share)
             elif mask & _GONE:
                 self._owner.lost(connection, "closed by the peer")
             else:
                 self._block(connection)
         return handled
 
-    def _turn(self, connection: Connection) -> int:
+    def _turn(self, connection: Connection, share: _Share) -> int:
         """Read one connection once, unless it has frames left, and hand its frames over."""
         reader = connection.reader
         leaving = connection.phase is Phase.LEAVING
         size = frames = 0
         try:
             if leaving or not reader.has_more:
-                size = connection.receive(self._scratch)
+                size = connection.receive(self._scratch[: share.read_bytes])
                 if size == 0 or leaving:
                     return 0
                 self.bytes_in += size
@@ -264,6 +286,8 @@ class Reactor:
             self._owner.lost(connection, str(lost))
         except FrameError as error:
             self._owner.offended(connection, str(error))
+        share.frames -= frames
+        share.bytes -= size
         if connection.phase is not Phase.CLOSED:
             reader.keep()
             self._settle(connection, size, frames)
