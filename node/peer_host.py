@@ -91,8 +91,8 @@ class PeerHost:
 
     def committed(self, height: int) -> None:
         """The store's tip is this height now."""
-        self._link.height(height)
         self._exchange.committed(height, time.monotonic_ns())
+        self._link.height(height, behind=self.behind)
 
     def elapse(self, now_ns: int) -> None:
         """Let block exchange go on, if it is time."""
@@ -115,7 +115,7 @@ class PeerHost:
         self._meet({})
         self._checks.clear()
         self._link.attached(epoch)
-        self._link.height(self._store.tip.height)
+        self._link.height(self._store.tip.height, behind=self.behind)
 
     def heard(self, frame: bytes) -> None:
         """Take a word from ``net``."""

@@ -73,9 +73,9 @@ class PeerLink:
         """Show a peer which validator this is."""
         self._say(link.Proof(self._epoch, peer, validator, signature))
 
-    def height(self, height: int) -> None:
-        """Tell everybody how high this node is."""
-        self._say(link.Height(self._epoch, height))
+    def height(self, height: int, *, behind: bool) -> None:
+        """Tell everybody how high this node is, and ``net`` whether others are higher."""
+        self._say(link.Height(self._epoch, height, behind))
 
     def _say(self, word: link.Say) -> None:
         self._send_word(link.encode(word))

@@ -79,7 +79,7 @@ PEERING_METRICS = (
     Metric("relayed", Kind.COUNTER, "items", "Transactions passed on"),
     Metric("peers_blamed", Kind.COUNTER, "offences", "Held against peers"),
     Metric("peers_dropped", Kind.COUNTER, "peers", "Peers lost, whatever for"),
-    Metric("frames_unwanted", Kind.COUNTER, "frames", "Unasked for, or beyond a stranger's share"),
+    Metric("frames_unwanted", Kind.COUNTER, "frames", "Unasked for, too many, or too early"),
     Metric("heard_lost", Kind.COUNTER, "frames", "Frames that consensus had no room for"),
 )
 
@@ -165,6 +165,7 @@ class Peering:
         self._filter = VotesFilter(validator_set(settings.genesis).n)
         self._forget_ns = now_ns + FORGET_NS
         self._due_ns = now_ns
+        self._behind = False  # as consensus said last
         self._heights: dict[int, int] = {}
         self._ids: dict[int, bytes] = {}  # peer -> node id
         self._neighbours: dict[int, frozenset[bytes]] = {}  # peer -> whom it is connected to
@@ -238,6 +239,7 @@ class Peering:
     def consensus_started(self) -> None:
         """It knows nothing: tell it who is here, and let everything be said again."""
         self._filter.forget()
+        self._behind = False
         self._expected.clear()
         self._proofs.consensus_started()
         self._table_told = False
@@ -316,6 +318,9 @@ class Peering:
 
     def _take_transactions(self, peer: PeerInfo, body: memoryview) -> None:
         payload, ends = unpack_transactions(body)
+        if self._behind:  # what is new by then is not for this node, and the rest comes in blocks
+            self._metrics.add(self._metrics["frames_unwanted"], 1)
+            return
         stranger = "" if peer.protected else _host(peer)
         if stranger and not self._budget.is_open(stranger, time.monotonic_ns()):
             self._metrics.add(self._metrics["frames_unwanted"], 1)
@@ -482,7 +487,8 @@ class Peering:
                     priority=REQUESTED,
                     label=Label(ItemKind.MESSAGE, tag + 1),
                 )
-            case link.Height(height=height):
+            case link.Height(height=height, behind=behind):
+                self._behind = behind
                 self._filter.committed(height)
                 self._hub.set_height(height)
             case link.Proof(peer=peer, validator=validator, signature=signature):

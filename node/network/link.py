@@ -87,9 +87,10 @@ class Check(_Word, frozen=True):
 
 
 class Height(_Word, frozen=True):
-    """This height is committed."""
+    """This height is committed; `behind` if peers have blocks that are yet to be caught up on."""
 
     height: int
+    behind: bool
 
 
 class Proof(_Word, frozen=True):

@@ -136,7 +136,7 @@ def test_nothing_is_exchanged_before_agreement_has_begun(monkeypatch: pytest.Mon
 
 def test_a_net_is_told_how_high_the_store_is(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch)
-    assert host.take() == [link.Height(EPOCH, TIP)]
+    assert host.take() == [link.Height(EPOCH, TIP, False)]
 
 
 def test_the_table_is_compared_with_the_last_one(host: Host) -> None:
@@ -171,7 +171,7 @@ def test_a_new_net_is_connected_to_nobody_and_knows_no_check(host: Host) -> None
     host.exchange.take()
     host.peers.net_attached(EPOCH + 1)
     assert host.exchange.take() == [("gone", 1)]
-    assert host.take()[-1] == link.Height(EPOCH + 1, TIP)
+    assert host.take()[-1] == link.Height(EPOCH + 1, TIP, False)
     host.peers.checked(check.tag, good=True)
     assert host.exchange.take() == []
     host.meet((1, 5), epoch=EPOCH)
@@ -207,8 +207,11 @@ def test_checks_are_bounded_and_the_oldest_gives_way(host: Host) -> None:
 
 def test_a_commit_is_told_to_net_and_to_block_exchange(host: Host) -> None:
     host.peers.committed(12)
-    assert host.take() == [link.Height(EPOCH, 12)]
+    assert host.take() == [link.Height(EPOCH, 12, False)]
     assert host.exchange.take() == [("committed", 12)]
+    host.exchange.behind = True
+    host.peers.committed(13)
+    assert host.take() == [link.Height(EPOCH, 13, True)]
 
 
 def test_block_exchange_speaks_to_net(host: Host) -> None:

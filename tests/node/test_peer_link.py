@@ -48,21 +48,21 @@ def test_every_word_carries_the_epoch(said: Said, to_net: PeerLink) -> None:
     to_net.broadcast(FrameType.COMPACT, b"all")
     to_net.expect(12, 7, 30)
     to_net.blame(7, 100, "a lie")
-    to_net.height(9)
+    to_net.height(9, behind=False)
     assert said.take() == [
         link.Send(EPOCH, 7, int(FrameType.GET_BLOCK), b"body"),
         link.Broadcast(EPOCH, 0, int(FrameType.COMPACT), b"all"),
         link.Expect(EPOCH, 7, 12, 30),
         link.Blame(EPOCH, 7, 100, "a lie"),
-        link.Height(EPOCH, 9),
+        link.Height(EPOCH, 9, False),
     ]
 
 
 def test_a_new_net_is_another_epoch_and_connected_to_nobody(said: Said, to_net: PeerLink) -> None:
     to_net.attached(EPOCH + 1)
     assert to_net.heights == {}
-    to_net.height(9)
-    assert said.take() == [link.Height(EPOCH + 1, 9)]
+    to_net.height(9, behind=False)
+    assert said.take() == [link.Height(EPOCH + 1, 9, False)]
 
 
 def test_words_of_another_life_are_dropped(to_net: PeerLink) -> None:

@@ -287,6 +287,16 @@ def test_transactions_go_to_the_verifiers_and_on_but_not_back(net: Net) -> None:
     assert net.hub.blamed == []
 
 
+def test_whoever_is_behind_takes_no_transactions_of_peers(net: Net) -> None:
+    net.order(link.Height(EPOCH, 5, behind=True))
+    net.relay(1, [b"a"])
+    assert net.intake.offers == []
+    net.order(link.Height(EPOCH, 9, behind=False))
+    net.relay(1, [b"a"])  # it was not remembered as known
+    assert net.intake.take().items == [b"a"]
+    assert net.hub.blamed == []
+
+
 def test_peers_are_different_sources(net: Net) -> None:
     net.relay(1, [b"a"])
     net.relay(2, [b"b"])
@@ -484,7 +494,7 @@ def test_what_killed_verifiers_is_nobodys_fault(net: Net) -> None:
 
 
 def test_old_votes_are_not_looked_at(net: Net) -> None:
-    net.order(link.Height(EPOCH, 5))
+    net.order(link.Height(EPOCH, 5, False))
     assert net.hub.height == 5
     net.votes(1, vote(height=5), vote(height=6), vote(height=8))
     assert net.intake.take().items == [vote(height=6)]
@@ -740,7 +750,7 @@ def test_what_was_said_to_another_life_is_ignored(net: Net, epoch: int) -> None:
         link.Blame(epoch, 3, 100, "somebody else"),
         link.Expect(epoch, 1, 7, 5),
         link.Check(epoch, 1, certified()),
-        link.Height(epoch, 5),
+        link.Height(epoch, 5, False),
     )
     net.say(1, FrameType.PART, encode_part(7, 0, [b"a"]))
     assert net.turn() == {}

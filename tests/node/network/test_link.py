@@ -24,7 +24,7 @@ SAY = st.one_of(
     st.builds(link.Blame, U32, U32, st.integers(0, 100), st.text(max_size=40)),
     st.builds(link.Expect, U32, U32, U32, U32),
     st.builds(link.Check, U32, U32, BODY),
-    st.builds(link.Height, U32, U64),
+    st.builds(link.Height, U32, U64, st.booleans()),
     st.builds(link.Proof, U32, U32, U32, BODY),
 )
 
