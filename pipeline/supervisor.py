@@ -593,5 +593,6 @@ class Supervisor:
             "processes": [child.status(now_s) for child in self._children],
             "metrics": {child.name: child.metrics_now() for child in self._children},
             "control_clients_dropped": self._control.dropped,
+            "events": self._log.recent(),
             "extra": extra,
         }

@@ -62,12 +62,19 @@ def run(where: Layout) -> int:
             cores=len(cores),
             placement={p.name: list(p.cores) or "any" for p in processes(topology, cores)},
         )
+        about = {
+            "version": __version__,
+            "network": settings.network,
+            "chain": settings.genesis.chain,
+            "backend": settings.backend,
+        }
         supervisor = Supervisor(
             topology,
             settings,
             where.run,
             log=log,
             on_ready=lambda: _tell_systemd("READY=1"),
+            status_extra=lambda: about,
             rss_limit_mb=_memory_limits(settings, topology),
             program="timed",
         )
