@@ -103,7 +103,7 @@ class Supervisor:
         self._trays = TraySegments(topology)
         self._run_dir = Path(os.path.abspath(run_dir))
         self._plan = pickle.dumps(Plan(topology, settings, str(self._run_dir), runner, program))
-        self._log = QuietLog(log)
+        self._log = QuietLog(log, time.time)
         self._on_ready = on_ready
         self._status_extra = status_extra
         self._clock = clock
