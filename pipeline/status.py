@@ -49,6 +49,24 @@ def ask_status(run_dir: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S)
     return answer
 
 
+def ask_logging(
+    run_dir: str | os.PathLike[str],
+    changes: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, str]:
+    """The level of each process's log, after these changes.
+
+    Raises NoNodeError as ``ask_status``, and for a name or a level that does not exist.
+    """
+    answer, fds = _ask(run_dir, {"ask": "logging", "set": dict(changes or {})}, timeout_s)
+    close_all(fds)
+    try:
+        return msgspec.convert(answer.get("levels"), dict[str, str])
+    except msgspec.ValidationError:
+        raise _nonsense(run_dir) from None
+
+
 def fetch_metrics(
     run_dir: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S
 ) -> list[ProcessMetrics]:
