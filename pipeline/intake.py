@@ -185,7 +185,7 @@ class Intake:
                 current.popleft()
         bulk = PRIORITIES - 1
         for priority, filling in enumerate(self._filling):
-            if filling is None and priority != bulk:
+            if filling is None and priority != bulk:  # what is sealed goes out with the next one
                 continue
             self._dispatch(priority)  # before less urgent trays take all the credit
             if filling is None or not self.custody.hungry(priority):

@@ -1,8 +1,8 @@
 """Where each node of a network lies and listens, and what its config.toml says.
 
 Options come in, ``Place`` values and the text of a configuration go out. Pure, but for asking the
-system for ports. A node has ten ports to itself; those in use lie as on the
-public networks: peers, (queries,) transactions, notifications.
+system for ports. A node has ten ports to itself; those in use lie as on the public networks: peers,
+(queries,) transactions, notifications.
 """
 
 from __future__ import annotations
