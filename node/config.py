@@ -311,7 +311,8 @@ def example(network: str) -> str:
     values = msgspec.to_builtins(defaults(network))
     lines = [
         "# Configuration of timed. Every key is shown with its default: remove the # before a key",
-        "# to change it, then restart the node. timed check says what is wrong with this file.",
+        "# to change it, then restart the node; for log.level a SIGHUP will do. What is wrong with",
+        "# this file, timed check says.",
     ]
     for section, struct in _SECTIONS.items():
         lines += ["", f"# {(struct.__doc__ or '').strip()}", f"[{section}]"]

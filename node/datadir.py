@@ -378,7 +378,10 @@ def _check_kinds(where: Layout, names: list[str]) -> None:
     for path in (where.store, where.blocks, where.run, *there):
         if not stat.S_ISDIR(path.lstat().st_mode):
             raise DatadirError(f"{path} is not a directory", "put the directory itself there")
-    for path in (where.genesis, where.allocations, where.config, where.validator_key):
+    files = [where.genesis, where.allocations, where.config]
+    if where.validator_key.name in names:  # or it is a credential of the service
+        files.append(where.validator_key)
+    for path in files:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise DatadirError(f"{path} is not a regular file", "put the file itself there")
     for path in (where.run, *there):

@@ -249,6 +249,7 @@ class NodeHost:
         value = self._candidates.build(time.time_ns() // NS_PER_MS, proposer, most)
         block = self._candidates.get(value)
         assert block is not None
+        self._log.debug("block_built", height=height, round=round_, transactions=len(block.txids))
         self.peers.proposed(value, block)
         self._tell(BlockBuilt(height, round_, value))
 
@@ -294,6 +295,13 @@ class NodeHost:
         writer.add(writer["rounds_failed"], decision.round)
         writer.add(writer["items_out"], len(block.txids))
         writer.set(writer["height"], decision.height)
+        self._log.debug(
+            "block_committed",
+            height=decision.height,
+            round=decision.round,
+            transactions=len(block.txids),
+            block=decision.value.hex(),
+        )
         self._lost_bodies.clear()
         self._learn_pace(len(block.txids))
         self.peers.committed(decision.height)

@@ -4,7 +4,8 @@
 at its start, and it holds the file locked for its life (`hold_key_file`), so that no second process
 signs with the same file, under whatever name. The lock is the kernel's (flock): it belongs to the
 file, not to its name, and goes with the process however that dies. A copy is another file: that
-nobody starts a second node with a copy of the key is up to the operator.
+nobody starts a second node with a copy of the key is up to the operator. A service can get it from
+its manager instead (`node.credentials`); then root may own it.
 
 The file is text, so that an operator can tell it from damage:
 ``timed-validator-key 1 <64 hexadecimal digits>``.
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from nacl.signing import SigningKey
 
+from node import credentials
 from node.errors import NodeError
 from node.params import KEY_BYTES
 
@@ -155,6 +157,9 @@ def _opened(path: Path) -> Iterator[int]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise KeyFileError(f"{path} is not a regular file", "put the key file itself there")
+        if credentials.is_one(path) and credentials.is_private(fd, os.geteuid()):
+            yield fd
+            return
         if status.st_uid != os.geteuid():
             raise KeyFileError(
                 f"{path} belongs to user {status.st_uid}, and the node runs as {os.geteuid()}",

@@ -5,6 +5,11 @@ short event in snake_case and facts as keywords (``log.info("block_committed", h
 of several processes share one standard error: each line is written by a single write and so stays
 whole. Nothing that could spoil a line or a terminal gets through (control characters are escaped),
 and values whose names say that they are secret are not written.
+
+The level can be changed while the process runs, and an event that comes again and again is counted
+(``node.log_repeats``): for both, what is configured here is registered with ``pipeline.eventlog``,
+whose calls come from the run loop. Where standard error is systemd's journal, each line begins with
+its priority, as ``<4>``: the journal takes that off and keeps it beside the line.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from itertools import islice
 from typing import Any, Final, TextIO
 
@@ -21,50 +27,129 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from node.log_repeats import Repeated, Repeats
+from pipeline import eventlog
+
 MAX_VALUE_CHARACTERS: Final = 2_000
 """A longer value is cut: a log line is for reading."""
 
 MAX_ENTRIES: Final = 64
 """Of a list or mapping, more are not written."""
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+JOURNAL_VARIABLE: Final = "JOURNAL_STREAM"
+"""Device and inode of the journal's socket (systemd.exec(5))."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SECRET = re.compile(r"(secret|password|passphrase|seed|cookie|private|signing_?key)", re.I)
+_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _LEVEL_MARK = {"debug": "·", "info": " ", "warning": "!", "error": "✗", "critical": "✗"}
 _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 
 
 def configure(
-    level: str, log_format: str, process: str, stream: TextIO | None = None
+    level: str,
+    log_format: str,
+    process: str,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FilteringBoundLogger:
     """Set up logging of this process and return its logger.
 
-    ``level`` is one of ``LEVELS``; ``log_format`` is "human", "json" or "auto" (human on a
-    terminal); ``process`` names the process in every line ("net", "verify-0", "timed"). Standard
-    error if no ``stream`` is given.
+    ``level`` is one of ``eventlog.LEVELS``, unless another was set for this process by then;
+    ``log_format`` is "human", "json" or "auto" (human on a terminal); ``process`` names the process
+    in every line ("net", "verify-0", "timed"). Standard error if no ``stream`` is given. ``clock``
+    is that of the run loop.
     """
     out = sys.stderr if stream is None else stream
     if log_format == "auto":
         log_format = "human" if out.isatty() else "json"
     coloured = log_format == "human" and out.isatty() and "NO_COLOR" not in os.environ
+    write: Callable[[Any, str, MutableMapping[str, Any]], str]
+    write = _Human(coloured) if log_format == "human" else _json
+    logger: FilteringBoundLogger = structlog.get_logger(process)
+    process_log = _ProcessLog(logger, clock)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _name_exception,
+            process_log.admit,
             structlog.processors.TimeStamper(fmt="iso", utc=log_format == "json"),
             _name_source,
-            _name_exception,
             _hide_secrets,
-            _Human(coloured) if log_format == "human" else _json,
+            _Journal(write) if is_journal(out, os.environ) else write,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
         logger_factory=lambda *names: _Lines(out, str(names[0]) if names else process),
         cache_logger_on_first_use=False,
     )
-    logger: FilteringBoundLogger = structlog.get_logger(process)
+    process_log.set_level(level)
+    eventlog.register(process_log)
     return logger
+
+
+def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether what is written to a stream goes to systemd's journal, as the environment says."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environment.get(JOURNAL_VARIABLE) == f"{found.st_dev}:{found.st_ino}"
+
+
+class _ProcessLog:
+    """What the run loop may do with the logging of its process."""
+
+    def __init__(self, logger: FilteringBoundLogger, clock: Callable[[], float]) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._repeats = Repeats()
+        self._summing_up = False
+
+    def set_level(self, level: str) -> None:
+        """Write events of this level and above; what was held back is written first."""
+        self.close()
+        number = logging.getLevelNamesMapping()[level.upper()]
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+
+    def housekeeping(self, now_s: float) -> None:
+        """Write what was held back in windows that are over."""
+        self._write(self._repeats.ended(now_s))
+
+    def close(self) -> None:
+        """Write all that was held back."""
+        self._write(self._repeats.close())
+
+    def admit(
+        self, _: Any, level: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """A processor: drop an event that came too often."""
+        if self._summing_up:
+            return event
+        facts = {name: value for name, value in event.items() if name not in ("event", "level")}
+        if not self._repeats.admit(self._clock(), level, str(event["event"]), facts):
+            raise structlog.DropEvent
+        return event
+
+    def _write(self, sums: list[Repeated]) -> None:
+        self._summing_up = True
+        try:
+            for each in sums:
+                facts = {**each.facts, "repeated": each.times, "within_s": each.within_s}
+                self._logger.log(
+                    logging.getLevelNamesMapping()[each.level.upper()], each.event, **facts
+                )
+        finally:
+            self._summing_up = False
+
+
+class _Journal:
+    """Puts the priority before what another one renders (sd-daemon(3))."""
+
+    def __init__(self, render: Callable[[Any, str, MutableMapping[str, Any]], str]) -> None:
+        self._render = render
+
+    def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+        priority = _PRIORITY.get(str(event["level"]), _PRIORITY["info"])
+        return f"<{priority}>{self._render(logger, name, event)}"
 
 
 class _Lines:

@@ -8,6 +8,7 @@ operator's.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -60,10 +61,18 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
-def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool) -> NodeSettings:
+def resolve(
+    config: Config,
+    genesis: Genesis,
+    layout: Layout,
+    *,
+    terminal: bool,
+    validator_key: Path | None = None,
+) -> NodeSettings:
     """Bring configuration, genesis and paths together.
 
     ``terminal``: whether standard error is one, which decides log.format = "auto".
+    ``validator_key``: where the key is, if not in the data directory.
     """
     identity = genesis_id(genesis)
     mempool = config.mempool
@@ -77,7 +86,7 @@ def resolve(config: Config, genesis: Genesis, layout: Layout, *, terminal: bool)
         salt=salt_of(identity),
         datadir=str(layout.root),
         allocations_path=str(layout.allocations),
-        validator_key_path=str(layout.validator_key),
+        validator_key_path=str(validator_key or layout.validator_key),
         store_path=str(layout.store),
         blocks_path=str(layout.blocks),
         wal_path=str(layout.wal),

@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline import eventlog
 from pipeline.control import MAX_TEXT_CHARACTERS, Attach, Channel, Fatal
 from pipeline.errors import ControlError, OperatorError
 from pipeline.metrics import ProcessMetricsLayout
@@ -86,6 +87,7 @@ class Launch:
     metrics: PassedFd
     channel: PassedFd
     crew: PassedFd
+    log_level: str | None  # set while the pipeline runs, and kept
 
 
 @dataclass
@@ -154,6 +156,8 @@ def child_main(launch: Launch) -> None:
 
 def _work(launch: Launch, channel: Channel) -> int:
     process = launch.process
+    if launch.log_level is not None:
+        eventlog.set_level(launch.log_level)
     for variable in _THREAD_LIMITS:
         os.environ.setdefault(variable, "1")
     os.umask(0o077)
@@ -237,6 +241,7 @@ def _prctl(option: int, argument: Any) -> None:
 
 def _exit_now(status: int) -> None:
     """Exit without clean-up by a stage that is known to be broken: it could wait for ever."""
+    eventlog.close()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it, closed, or none
             stream.flush()

@@ -79,6 +79,12 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     deadline_ms: int
 
 
+class SetLogLevel(msgspec.Struct, frozen=True, tag="set_log_level"):
+    """Write events of this level (of ``eventlog.LEVELS``) and above to the process's log."""
+
+    level: str
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The process works."""
 
@@ -96,7 +102,7 @@ class Info(msgspec.Struct, frozen=True, tag="info"):
     text: str
 
 
-ToChild = Attach | PeerDied | PeerStarted | Stop
+ToChild = Attach | PeerDied | PeerStarted | SetLogLevel | Stop
 ToSupervisor = Ready | Fatal | Info
 Message = ToChild | ToSupervisor
 

@@ -77,6 +77,13 @@ class Child:
                 newest = max(newest, reader.read(HEARTBEAT))
         return newest / 1e9
 
+    def turned_within(self, now_s: float, within_s: float) -> bool:
+        """Whether it is ready and its loop has turned within so long, its own limit at most."""
+        if self.ready_s is None:
+            return False
+        patience_s = min(within_s, self.spec.stall_ms / 1000)
+        return now_s - max(self.ready_s, self.heartbeat_s()) <= patience_s
+
     def metrics_now(self) -> list[dict[str, Any]]:
         """A snapshot of each member that has declared its metrics."""
         try:

@@ -37,6 +37,14 @@ class NoNodeError(OperatorError):
     """Nobody answers, or nobody answers sensibly, on the control socket of a run directory."""
 
 
+class RequestRefused(NoNodeError):
+    """The node answers, but not to this request; ``reason`` is what it said."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class SegmentError(PipelineError):
     """A shared memory segment cannot be made or mapped, or is not what it was said to be."""
 

@@ -18,8 +18,8 @@ it is what a message that arrived at that moment would have waited for the loop,
 the operating system included. It goes into the histogram `loop_gap` and the gauge `lag_max_ns`.
 
 The loop takes orders from the supervisor through the stage's channel: attach, a peer died or
-started, stop. It ends when each stage says that it is finished after a stop, or when the supervisor
-is gone.
+started, log more or less, stop. It ends when each stage says that it is finished after a stop, or
+when the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from pipeline.control import Attach, PeerDied, PeerStarted, Ready, Stop
+from pipeline import eventlog
+from pipeline.control import Attach, PeerDied, PeerStarted, Ready, SetLogLevel, Stop
 from pipeline.link import has_input
 from pipeline.metrics import MetricWriter
 
@@ -219,6 +220,7 @@ class _Loop:
         self._publish(time.monotonic_ns())
         for stage in self._stages:
             stage.close()
+        eventlog.close()
 
     def _serve(self, number: int, stage: Stage, ready: dict[object, int] | None, now: int) -> int:
         """Handle what is ready, or after a rest (`ready` None) whatever has arrived."""
@@ -279,6 +281,7 @@ class _Loop:
             account.housekeeping += after - now
             self._charge_others(account, after - now)
             now = after
+        eventlog.housekeeping(now / 1e9)
         self._housekeeping_ns = now + HOUSEKEEPING_MS * NS_PER_MS
         return now
 
@@ -310,6 +313,8 @@ class _Loop:
                 case PeerStarted():
                     for stage in self._stages:
                         stage.peer_started(message)
+                case SetLogLevel():
+                    eventlog.set_level(message.level)
                 case Stop():
                     self._stopping = True
                     self._stop_deadline_ns = time.monotonic_ns() + message.deadline_ms * NS_PER_MS

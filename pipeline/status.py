@@ -23,7 +23,7 @@ from pipeline.control import (
     close_all,
     received_fds,
 )
-from pipeline.errors import MetricsError, NoNodeError, SegmentError
+from pipeline.errors import MetricsError, NoNodeError, RequestRefused, SegmentError
 from pipeline.metrics import ProcessMetricsLayout, ProcessMetricsReader
 from pipeline.segment import MappedSegment, map_segment
 
@@ -47,6 +47,26 @@ def ask_status(run_dir: str | os.PathLike[str], *, timeout_s: float = TIMEOUT_S)
     answer, fds = _ask(run_dir, {"ask": "status"}, timeout_s)
     close_all(fds)
     return answer
+
+
+def ask_logging(
+    run_dir: str | os.PathLike[str],
+    changes: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, str]:
+    """The level of each process's log ("supervisor" among them), after these changes.
+
+    A change names a process, a stage, "supervisor" or "all"; all of them are made or none. Raises
+    NoNodeError if nobody, or nothing sensible, answers within the time, and RequestRefused for a
+    name or a level that does not exist.
+    """
+    answer, fds = _ask(run_dir, {"ask": "logging", "set": dict(changes or {})}, timeout_s)
+    close_all(fds)
+    try:
+        return msgspec.convert(answer.get("levels"), dict[str, str])
+    except msgspec.ValidationError:
+        raise _nonsense(run_dir) from None
 
 
 def fetch_metrics(
@@ -84,7 +104,8 @@ def _ask(
         line = _exchange(run_dir, msgspec.json.encode(request) + b"\n", timeout_s, fds)
         answer = msgspec.json.decode(line, type=dict[str, Any])
         if "error" in answer:
-            raise NoNodeError(f"the node of {run_dir} refused to answer: {answer['error']}")
+            reason = str(answer["error"])
+            raise RequestRefused(f"the node of {run_dir} refused to answer: {reason}", reason)
     except msgspec.MsgspecError:
         close_all(fds)
         raise _nonsense(run_dir) from None

@@ -9,9 +9,11 @@ touches no tray and reads no item.
 What it promises: ``PeerDied`` is sent only after the process was reaped, so it writes nothing any
 more. A dead process is started again (``pipeline.restart`` says when); a new intake gets a new
 epoch of segments, which everybody else has in its queue before that intake exists. SIGTERM, SIGINT
-and SIGHUP stop the stages one after the other in table order, each with a deadline; a second signal
-kills. It ends with a status other than 0 when restarting does not help, when a stage says that only
-a person can help, or when a stop was not orderly. However it ends, its children end.
+and a SIGHUP that the application does not want for itself stop the stages one after the other in
+table order, each with a deadline; a second signal kills. Whoever started it as a service hears how
+it is (``pipeline.service``). It ends with a status other than 0 when restarting does not help, when
+a stage says that only a person can help, or when a stop was not orderly. However it ends, its
+children end.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from pipeline import eventlog
+from pipeline.answers import Answers
 from pipeline.child import DEFAULT_RUNNER, FAILED_EXIT_STATUS, Launch, PassedFd, Plan
 from pipeline.control import (
     Channel,
@@ -37,12 +39,11 @@ from pipeline.control import (
     Fatal,
     Info,
     Message,
-    MetricsAnswer,
-    MetricsSegment,
     PeerDied,
     PeerStarted,
     Ready,
     Reply,
+    SetLogLevel,
     Stop,
     bind_control_socket,
 )
@@ -50,10 +51,12 @@ from pipeline.crew import Child, State
 from pipeline.epoch import TraySegments
 from pipeline.errors import ChannelClosed, ControlError, SegmentError
 from pipeline.eventlog import Log, QuietLog
+from pipeline.loglevels import SUPERVISOR, LogLevels
 from pipeline.metrics import ProcessMetricsLayout
 from pipeline.restart import GiveUp
 from pipeline.rundir import RunDirectory
 from pipeline.segment import Segment
+from pipeline.service import ServiceManager, nobody
 from pipeline.signals import StopSignals
 from pipeline.spawn import start_process
 from pipeline.topology import Role, Topology, processes, validate
@@ -65,15 +68,17 @@ KILL_GRACE_S = 1.0  # beyond a deadline that the child knows
 IMPATIENT_S = 1.0  # signals closer together are one request (a terminal and a service manager)
 MAX_MESSAGES_PER_TICK = 500  # of one child: beyond, it is broken
 MAX_INFOS_PER_TICK = 20
-STATUS_CACHE_S = 0.1
 
 
 class Supervisor:
     """Runs a topology until it is stopped or cannot go on.
 
     ``settings`` is pickled for the children, so its classes must be importable there. ``log`` gets
-    structured events, ``on_ready`` is called once, when every stage that is not expendable was
-    ready, ``status_extra`` gives what the application adds to the status. ``rss_limit_mb`` (MiB,
+    structured events at ``log_level`` and above (of ``eventlog.LEVELS``), ``on_ready`` is called
+    once, when every stage that is not expendable was ready, ``on_hangup`` at SIGHUP: if it returns
+    False, or is not there, the pipeline stops. ``status_extra`` gives what the application adds to
+    the status, ``service_status`` makes of a status the line that ``service`` gets.
+    ``rss_limit_mb`` (MiB,
     resident, for every process or by stage name) bounds a process that a hostile peer inflates: it
     is killed and started again. ``program`` begins the process names, ``runner`` names the
     children's run loop. ``clock`` must be the clock of the heartbeats (CLOCK_MONOTONIC). Raises
@@ -87,7 +92,11 @@ class Supervisor:
         run_dir: Path,
         *,
         log: Log,
+        log_level: str = "info",
         on_ready: Callable[[], None] | None = None,
+        on_hangup: Callable[[], bool] | None = None,
+        service: ServiceManager | None = None,
+        service_status: Callable[[Mapping[str, Any]], str] | None = None,
         status_extra: Callable[[], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rss_limit_mb: int | Mapping[str, int] | None = None,
@@ -104,7 +113,11 @@ class Supervisor:
         self._run_dir = Path(os.path.abspath(run_dir))
         self._plan = pickle.dumps(Plan(topology, settings, str(self._run_dir), runner, program))
         self._log = QuietLog(log)
+        self._log_levels = LogLevels(self._specs, log_level)
         self._on_ready = on_ready
+        self._on_hangup = on_hangup
+        self._service = ServiceManager(nobody) if service is None else service
+        self._service_status = service_status
         self._status_extra = status_extra
         self._clock = clock
         self._rss_limit_mb = rss_limit_mb
@@ -122,7 +135,6 @@ class Supervisor:
         self._tick_at_s = 0.0
         self._ticked_s = 0.0
         self._awake_since_s = 0.0
-        self._cached_status: tuple[float, bytes] | None = None
         self.failure: str | None = None
         """Why ``run`` returned something other than 0: one line for the person who started it."""
 
@@ -146,6 +158,10 @@ class Supervisor:
             self._control = ControlServer(
                 bind_control_socket(self._directory.fd), self._selector, self._answer
             )
+            self._began_s = self._clock()
+            self._answers = Answers(
+                self, self._topology, self._children, self._status_extra, self._began_s
+            )
             stack.callback(self._control.close)
             self._plan_segment = Segment.create("plan", len(self._plan))
             os.pwrite(self._plan_segment.fd, self._plan, 0)
@@ -155,13 +171,46 @@ class Supervisor:
             while not self._ended():
                 self._turn()
         self._log.info("stopped", status=self._status, reason=self.failure)
+        eventlog.close()
         return self._status
+
+    @property
+    def state(self) -> str:
+        """Of the whole pipeline: starting, running, degraded or stopping."""
+        if self._stopping:
+            return "stopping"
+        if all(c.state is State.READY or c.spec.expendable for c in self._children):
+            return "running"
+        return "degraded" if self._was_ready else "starting"
+
+    @property
+    def epoch(self) -> int:
+        """Of the trays' segments."""
+        return self._trays.epoch
+
+    def log_levels(self) -> dict[str, str]:
+        """Process, or "supervisor", -> level of its log."""
+        return self._log_levels.as_dict()
+
+    def set_log_levels(self, wanted: Mapping[str, str]) -> None:
+        """Change the levels of logs while everything runs, and for processes that start later.
+
+        By name of process or stage, "supervisor" or "all". Raises UnknownLevel, and then nothing
+        has changed.
+        """
+        concerned = set(self._log_levels.change(wanted))
+        if SUPERVISOR in concerned:
+            eventlog.set_level(self._log_levels[SUPERVISOR])
+        for child in self._children:
+            if child.alive and child.name in concerned:
+                self._send(child, SetLogLevel(self._log_levels[child.name]))
+        self._log.info("log_levels_set", levels=dict(wanted))
 
     # The loop ------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         now = self._clock()
-        self._began_s = self._ticked_s = self._awake_since_s = now
+        self._ticked_s = self._awake_since_s = now
         self._tick_at_s = now + self._tick_s
         for spec in self._specs:
             layout = ProcessMetricsLayout(spec.members)
@@ -186,13 +235,17 @@ class Supervisor:
                 self._start(child, now)
         if self._stopping:
             self._go_on_stopping(now)
+        self._service.turn(now, self._progressed, self._service_line)
 
     def _next_due_s(self) -> float:
         due = [self._tick_at_s]
         due += [c.start_at_s for c in self._children if c.state is State.WAITING]
         due += [c.kill_at_s for c in self._children if c.kill_at_s is not None]
-        if (control := self._control.next_due_s()) is not None:
-            due.append(control)
+        due += [
+            other
+            for other in (self._control.next_due_s(), self._service.next_due_s())
+            if other is not None
+        ]
         return min(due)
 
     def _ended(self) -> bool:
@@ -219,6 +272,7 @@ class Supervisor:
                 metrics=PassedFd(child.metrics.fd),
                 channel=PassedFd(theirs.fileno()),
                 crew=PassedFd(self._directory.crew_fd),
+                log_level=self._log_levels.chosen(child.name),
             )
             child.process = start_process(launch)
             child.pid = child.process.pid
@@ -312,7 +366,8 @@ class Supervisor:
                 self._must_end(child, now_s)
             case Info():
                 child.infos += 1
-                if child.infos <= MAX_INFOS_PER_TICK:
+                wanted = self._log_levels.writes(child.name, "info")
+                if wanted and child.infos <= MAX_INFOS_PER_TICK:
                     self._log.info("stage_says", process=child.name, text=message.text)
             case _:
                 self._kill(child, f"it speaks nonsense: a {type(message).__name__}")
@@ -335,6 +390,7 @@ class Supervisor:
         ):
             self._was_ready = True
             self._log.info("ready", took_ms=round((now_s - self._began_s) * 1000))
+            self._service.ready(now_s)
             if self._on_ready is not None:
                 self._on_ready()
 
@@ -351,6 +407,7 @@ class Supervisor:
             self._log.warning("supervisor_was_away", seconds=round(now_s - self._ticked_s, 1))
         self._ticked_s = now_s
         self._tick_at_s = now_s + self._tick_s
+        eventlog.housekeeping(now_s)
         for child in self._children:
             if child.infos > MAX_INFOS_PER_TICK:
                 self._log.warning(
@@ -372,6 +429,30 @@ class Supervisor:
         still_s = now_s - max(child.ready_s, child.heartbeat_s(), self._awake_since_s)
         if still_s * 1000 > child.spec.stall_ms:
             self._kill(child, f"its loop stood still for {still_s:.1f} s")
+
+    def _progressed(self, within_s: float) -> bool:
+        """Whether all loops that the pipeline cannot do without have turned within so long.
+
+        While it stops they end one after the other, each with a deadline: that is progress.
+        """
+        now_s = self._clock()
+        still = [
+            child.name
+            for child in self._children
+            if not (child.spec.expendable or child.turned_within(now_s, within_s))
+        ]
+        if not still or self._stopping:
+            return True
+        if not self._service.stopped_feeding:
+            self._log.warning("watchdog_not_fed", waits_for=still)
+        return False
+
+    def _service_line(self) -> str:
+        if self._service_status is None:
+            return self.state
+        return self._service_status(
+            self._answers.status(self._clock(), clients_dropped=self._control.dropped)
+        )
 
     def _check_memory(self, child: Child) -> None:
         limit_mb = self._memory_limit_mb(child)
@@ -496,6 +577,7 @@ class Supervisor:
         if self._stop_order is not None:
             return
         self._log.info("stopping", reason=why or "asked to")
+        self._service.stopping()
         groups: dict[str, list[Child]] = {}
         for child in self._children:
             groups.setdefault(child.spec.members[0][0], []).append(child)
@@ -520,8 +602,10 @@ class Supervisor:
                 self._send(child, Stop(self._stop_deadline_ms))
 
     def _signalled(self, now_s: float) -> None:
-        for number in self._signals.take():
+        for number in dict.fromkeys(self._signals.take()):
             name = signal.Signals(number).name
+            if number == signal.SIGHUP and self._hung_up():
+                continue
             if self._stop_signal_s is None:
                 self._stop_signal_s = now_s
                 self._log.info("signal", name=name)
@@ -530,6 +614,13 @@ class Supervisor:
                 self._log.warning("signal_again", name=name)
                 for child in self._children:
                     self._kill(child, f"a second {name} came")
+
+    def _hung_up(self) -> bool:
+        """Whether a SIGHUP is no stop signal: the application takes it, or is stopping already."""
+        return self._on_hangup is not None and (self._stopping or self._on_hangup())
+
+    def _answer(self, request: Mapping[str, Any]) -> Reply:
+        return self._answers.answer(request, self._clock(), self._control.dropped)
 
     def _kill_all(self) -> None:
         """Whatever happened: no child is left. Nothing to do after an orderly end."""
@@ -547,51 +638,3 @@ class Supervisor:
             child.metrics_map.close()
             child.metrics.close()
         self._plan_segment.close()
-
-    # Status --------------------------------------------------------------------------------------
-
-    def _answer(self, request: Mapping[str, Any]) -> Reply:
-        match request.get("ask"):
-            case "status":
-                return Reply(self._status_line())
-            case "metrics":
-                segments = [
-                    MetricsSegment(c.name, layout.members, layout.region_bytes)
-                    for c in self._children
-                    for layout in [ProcessMetricsLayout(c.spec.members)]
-                ]
-                fds = [child.metrics.readonly_fd() for child in self._children]
-                return Reply(msgspec.json.encode(MetricsAnswer(segments)), fds)
-            case _:
-                return Reply(b'{"error":"ask for \\"status\\" or \\"metrics\\""}')
-
-    def _status_line(self) -> bytes:
-        now = self._clock()
-        if self._cached_status is None or now - self._cached_status[0] >= STATUS_CACHE_S:
-            self._cached_status = now, msgspec.json.encode(self._status_now(now))
-        return self._cached_status[1]
-
-    def _status_now(self, now_s: float) -> dict[str, Any]:
-        if self._stopping:
-            state = "stopping"
-        elif all(c.state is State.READY or c.spec.expendable for c in self._children):
-            state = "running"
-        else:
-            state = "degraded" if self._was_ready else "starting"
-        extra: Mapping[str, Any] = {}
-        if self._status_extra is not None:
-            try:
-                extra = self._status_extra()
-            except Exception as error:
-                extra = {"error": f"{type(error).__name__}: {error}"}
-        return {
-            "state": state,
-            "pid": os.getpid(),
-            "uptime_s": round(now_s - self._began_s, 3),
-            "epoch": self._trays.epoch,
-            "topology": self._topology,
-            "processes": [child.status(now_s) for child in self._children],
-            "metrics": {child.name: child.metrics_now() for child in self._children},
-            "control_clients_dropped": self._control.dropped,
-            "extra": extra,
-        }

@@ -19,7 +19,7 @@ from node import datadir
 from node.block import block_id
 from node.commands import preflight
 from node.commands.addresses import check_addresses
-from node.commands.loading import load_config, load_genesis
+from node.commands.loading import load_config, load_genesis, resolve
 from node.commands.resume import decides_without
 from node.config import Config
 from node.consensus.certificate import CertificateError, check_certificate, check_signatures
@@ -30,7 +30,7 @@ from node.durable import Directory
 from node.errors import CheckFailed, DatadirError
 from node.genesis import Genesis, genesis_id, read_allocations, salt_of, validator_set
 from node.ledger import BlockInvalid, replay
-from node.settings import NodeSettings, resolve
+from node.settings import NodeSettings
 from node.signer import SignerState, read_state
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore, output_set_digest

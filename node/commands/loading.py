@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node import config, datadir, settings
+from node import config, credentials, datadir, settings
 from node.config import Config
 from node.datadir import Layout
 from node.errors import DatadirError, from_os_error
@@ -48,5 +48,10 @@ def load(where: Layout, *, terminal: bool) -> Loaded:
     """
     genesis = load_genesis(where, datadir.check(where))
     configured = load_config(where, genesis)
-    resolved = settings.resolve(configured, genesis, where, terminal=terminal)
-    return Loaded(configured, genesis, resolved)
+    return Loaded(configured, genesis, resolve(configured, genesis, where, terminal=terminal))
+
+
+def resolve(config: Config, genesis: Genesis, where: Layout, *, terminal: bool) -> NodeSettings:
+    """The settings of a node on this directory; its key may be one of the service's credentials."""
+    key = credentials.find(credentials.VALIDATOR_KEY)
+    return settings.resolve(config, genesis, where, terminal=terminal, validator_key=key)

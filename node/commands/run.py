@@ -2,16 +2,20 @@
 
 Holds the data directory's lock for as long as the node lives. Signatures and keys are never
 touched in this process: what has to be known about them is found out by a child that ends before
-the node starts (``node.commands.preflight``).
+the node starts (``node.commands.preflight``). SIGHUP reloads the configuration, unless it is that
+of a terminal that was closed.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import platform
 import shutil
-import socket
 import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -19,19 +23,27 @@ from node import datadir, logs
 from node.commands import __version__, preflight
 from node.commands.addresses import check_addresses
 from node.commands.loading import load
+from node.commands.reload import Reloading
 from node.datadir import Layout
 from node.settings import NodeSettings
 from node.wiring import wire
 from pipeline.errors import OPERATOR_EXIT_STATUS, OperatorError
 from pipeline.layout import TrayLayout
+from pipeline.service import from_environment
 from pipeline.supervisor import Supervisor
 from pipeline.topology import Topology, processes
+
+_WORDS: Final = {"peers": "peers", "mempool_items": "transactions wait"}
+_SHOWN: Final = {"height", *_WORDS}
 
 
 def run(where: Layout) -> int:
     """Run the node; returns when it has stopped, with the process's exit status."""
     os.umask(0o077)
-    loaded = load(where, terminal=sys.stderr.isatty())
+    faulthandler.enable()  # a watchdog's SIGABRT then says where this process stood
+    service = from_environment(os.environ, os.getpid())
+    on_terminal = sys.stderr.isatty()
+    loaded = load(where, terminal=on_terminal)
     with datadir.locked(where):
         datadir.check_writable(where)
         check_addresses(loaded.config.network.listen, loaded.config.network.notify)
@@ -62,19 +74,43 @@ def run(where: Layout) -> int:
             cores=len(cores),
             placement={p.name: list(p.cores) or "any" for p in processes(topology, cores)},
         )
+
+        def hung_up() -> bool:
+            if on_terminal and not sys.stderr.isatty():
+                return False  # the terminal was closed, and the node stops with it
+            service.reloading(time.monotonic())
+            reloading.reload()
+            service.reloaded()
+            return True
+
         supervisor = Supervisor(
             topology,
             settings,
             where.run,
             log=log,
-            on_ready=lambda: _tell_systemd("READY=1"),
+            log_level=settings.log_level,
+            on_hangup=hung_up,
+            service=service,
+            service_status=service_status,
             rss_limit_mb=_memory_limits(settings, topology),
             program="timed",
         )
+        reloading = Reloading(where, loaded.genesis, loaded.config, log, supervisor.set_log_levels)
         status = supervisor.run()
     if status == OPERATOR_EXIT_STATUS and supervisor.failure:
         raise OperatorError(supervisor.failure)
     return status
+
+
+def service_status(status: Mapping[str, Any]) -> str:
+    """A status as the line that the service manager shows."""
+    values: dict[str, int] = {}
+    for process in status["metrics"].values():
+        for stage in process:
+            values |= {name: stage["values"].get(name) for name in _SHOWN & stage["values"].keys()}
+    told = [f"height {values['height']:,}"] if "height" in values else []
+    told += [f"{values[name]:,} {word}" for name, word in _WORDS.items() if name in values]
+    return ", ".join([status["state"], *told])
 
 
 def _memory_limits(settings: NodeSettings, topology: Topology) -> dict[str, int]:
@@ -84,16 +120,3 @@ def _memory_limits(settings: NodeSettings, topology: Topology) -> dict[str, int]
     layout = TrayLayout(topology.trays)
     slots_bytes = layout.segment_bytes("input") + layout.segment_bytes("admission")
     return {"net": (slots_bytes >> 20) + settings.net_memory_mb}
-
-
-def _tell_systemd(state: str) -> None:
-    """Tell the service manager, if one started us (sd_notify(3): a datagram to NOTIFY_SOCKET)."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if path[:1] not in ("/", "@"):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.setblocking(False)
-        try:
-            sock.sendto(state.encode(), "\0" + path[1:] if path[0] == "@" else path)
-        except OSError:
-            return  # systemd is gone or too busy; that must not stop the node

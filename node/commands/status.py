@@ -51,15 +51,20 @@ def ask(where: Layout) -> dict[str, Any]:
     try:
         return ask_status(where.run)
     except NoNodeError as error:
-        if datadir.in_use(where):
-            raise NotRunning(
-                f"the node on {where.root} does not answer ({error.message})",
-                "it may be starting or stopping: try again, or look at its log",
-            ) from None
-        raise NotRunning(
-            f"no node is running on {where.root}",
-            f"start one with: timed run --datadir {where.root}",
-        ) from None
+        raise not_running(where, error) from None
+
+
+def not_running(where: Layout, error: NoNodeError) -> NotRunning:
+    """What an operator is told when nobody has answered."""
+    if datadir.in_use(where):
+        return NotRunning(
+            f"the node on {where.root} does not answer ({error.message})",
+            "it may be starting or stopping: try again, or look at its log",
+        )
+    return NotRunning(
+        f"no node is running on {where.root}",
+        f"start one with: timed run --datadir {where.root}",
+    )
 
 
 def accused(where: Layout) -> dict[str, Any]:

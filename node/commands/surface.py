@@ -178,6 +178,26 @@ def _bans(
     bans.bans(locate(datadir, network), lift, as_json)
 
 
+@app.command("logging")
+def _logging(
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STAGE=LEVEL]...",
+            help="A stage, a process, supervisor or all, and debug, info, warning or error.",
+            show_default=False,
+        ),
+    ] = None,
+    datadir: Datadir = None,
+    network: Network = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how much the processes of the running node log, or change that until it stops."""
+    from node.commands import logging
+
+    logging.logging(locate(datadir, network), changes or [], as_json)
+
+
 @app.command("peers")
 def _peers(
     datadir: Datadir = None,

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from node import logs
+from node.log_repeats import WINDOW_S, WRITTEN
+from pipeline import eventlog
+
+
+@pytest.fixture(autouse=True)
+def _level_of_nobody() -> Iterator[None]:
+    """A level that one test sets for the process is not the next one's."""
+    yield
+    eventlog._ThisProcess.level = None
 
 
 def written(log_format: str, level: str = "info") -> tuple[Any, io.StringIO]:
@@ -114,3 +126,83 @@ def test_a_reader_that_went_away_does_not_stop_the_node() -> None:
     log, stream = written("json")
     stream.close()
     log.info("into the void")
+
+
+def test_a_level_can_be_changed_while_the_process_runs() -> None:
+    log, stream = written("json", "warning")
+    log.info("no")
+    eventlog.set_level("debug")
+    log.debug("yes")
+    eventlog.set_level("error")
+    log.warning("no")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["yes"]
+    log, stream = written("json", "info")  # what was set holds over the configuration
+    log.warning("no")
+    log.error("yes")
+    assert stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("log_format", ["human", "json"])
+def test_repeated_events_are_counted_and_the_count_is_written(log_format: str) -> None:
+    stream = io.StringIO()
+    now_s = 5.0
+    log = logs.configure("info", log_format, "net", stream, clock=lambda: now_s)
+    for number in range(WRITTEN + 7):
+        log.warning("peer_lies", number=number)
+    log.info("rare")
+    assert stream.getvalue().count("\n") == WRITTEN + 1
+    eventlog.housekeeping(5.0 + WINDOW_S)
+    last = stream.getvalue().splitlines()[-1]
+    if log_format == "json":
+        told = json.loads(last)
+        del told["timestamp"]
+        assert told == {
+            "level": "warning",
+            "source": "net",
+            "event": "peer_lies",
+            "number": WRITTEN + 6,
+            "repeated": 7,
+            "within_s": 0.0,
+        }
+    else:
+        assert last.endswith(f"peer_lies  number={WRITTEN + 6}  repeated=7  within_s=0.0")
+    eventlog.housekeeping(1_000.0)
+    eventlog.close()
+    assert stream.getvalue().splitlines()[-1] == last
+
+
+@pytest.mark.parametrize("ending", ["close", "set_level"])
+def test_what_is_held_back_is_written_before_it_is_too_late(ending: str) -> None:
+    stream = io.StringIO()
+    log = logs.configure("info", "json", "net", stream, clock=lambda: 0.0)
+    for _ in range(WRITTEN + 1):
+        try:
+            raise ValueError("again")
+        except ValueError:
+            log.exception("boom", password="hunter2")
+    if ending == "close":
+        eventlog.close()
+    else:
+        eventlog.set_level("error")
+        log.info("no")
+    told = json.loads(stream.getvalue().splitlines()[-1])
+    assert (told["repeated"], told["password"]) == (1, "[hidden]")
+    assert told["exception"].startswith("ValueError: again (test_logs.py:")
+
+
+def test_lines_for_the_journal_begin_with_their_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    with path.open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        log = logs.configure("debug", "json", "net", stream)
+        for level in (10, 20, 30, 40, 50):
+            log.log(level, "told")
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
+        logs.configure("debug", "json", "net", stream).error("elsewhere")
+    *told, elsewhere = path.read_text().splitlines()
+    assert [line[:4] for line in told] == ["<7>{", "<6>{", "<4>{", "<3>{", "<2>{"]
+    assert [json.loads(line[3:])["event"] for line in told] == ["told"] * 5
+    assert json.loads(elsewhere)["event"] == "elsewhere"

@@ -1,12 +1,14 @@
 """Runs a supervisor for the tests: ``supervise.py <run directory> <directory> <options>``."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import supervised_stages
 
+from pipeline.service import from_environment
 from pipeline.supervisor import Supervisor
 from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims
 
@@ -61,12 +63,25 @@ def main():
             raise RuntimeError("no status, on demand")
         return {"height": 7}
 
+    service = from_environment(os.environ, os.getpid())
+
+    def hang_up():
+        if not options.get("reloads"):
+            return False
+        service.reloading(time.monotonic())
+        JsonLog().info("hung_up")
+        service.reloaded()
+        return True
+
     supervisor = Supervisor(
         topology(options),
         supervised_stages.Settings(directory, bytes(options.get("blob_bytes", 0))),
         Path(run_dir),
         log=JsonLog(),
         on_ready=ready,
+        on_hangup=hang_up,
+        service=service,
+        service_status=lambda status: f"{status['state']}, {len(status['processes'])} processes",
         status_extra=extra,
         clock=time.monotonic,
         rss_limit_mb=options.get("rss_limit_mb"),

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.control import Attach, Info, PeerDied, PeerStarted, Ready, Stop
+from pipeline import eventlog
+from pipeline.control import Attach, Info, PeerDied, PeerStarted, Ready, SetLogLevel, Stop
 from pipeline.errors import ChannelClosed, ChannelFull, OperatorError
 from pipeline.metrics import STAGE_METRICS, MetricWriter
 
@@ -47,6 +48,7 @@ class Stage:
             main=getattr(sys.modules["__main__"], "__file__", None),
             blocked=len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         )
+        eventlog.register(self)
         self.attached()
         if self.order() == "crash in build":
             raise RuntimeError("crash in build, on demand")
@@ -60,6 +62,10 @@ class Stage:
         path = self.directory / f"record-{self.context.name}-{self.context.index}"
         with path.open("a") as file:
             file.write(line + "\n")
+
+    def set_level(self, level):
+        """As the log of this process."""
+        self.record("log level", level=level)
 
     def attached(self):
         segments = self.context.segments
@@ -82,6 +88,9 @@ class Stage:
             if path.exists():
                 return path.read_text()
         return ""
+
+    def close(self):
+        """As the log of this process."""
 
 
 def inode_of(name):
@@ -156,6 +165,8 @@ def obey_supervisor(stages, message, fds):
             stages[0].record(
                 "peer started", stage=message.stage, index=message.index, of=message.incarnation
             )
+        case SetLogLevel():
+            eventlog.set_level(message.level)
         case Stop():
             if stages[0].order() == "never stop":
                 return False
@@ -198,4 +209,5 @@ def obey_order(stage):
             stage.context.channel._socket.send(b"\xc1\xc1")
         case ["say", text]:
             stage.context.channel.send(Info(text))
+            stage.record("said", text=text)
     return None

@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from pipeline.control import MAX_CLIENTS, MAX_REQUEST_BYTES
-from pipeline.errors import NoNodeError, RunDirectoryError, SegmentError
+from pipeline.errors import NoNodeError, RequestRefused, RunDirectoryError, SegmentError
 from pipeline.restart import MAX_UNREADY_DEATHS
 from pipeline.rundir import RunDirectory
 from pipeline.segment import map_segment
-from pipeline.status import _ask, ask_status, fetch_metrics
+from pipeline.status import _ask, ask_logging, ask_status, fetch_metrics
 from pipeline.supervisor import IMPATIENT_S
 
 HERE = Path(__file__).parent
@@ -41,14 +41,20 @@ def until(condition, what, wait_s=WAIT_S):
 class Pipeline:
     """A supervisor in a process of its own, what it logs, and what its stages write down."""
 
-    def __init__(self, directory, options, run_dir=None, command=None, stdout=None):
+    def __init__(
+        self, directory, options, run_dir=None, command=None, stdout=None, environment=None
+    ):
         self.directory = directory
         self.run_dir = run_dir or directory / "run"
         number = len(list(directory.glob("log-*")))
         self.log = directory / f"log-{number}"
         self.errors = directory / f"errors-{number}"
         arguments = [str(self.run_dir), str(directory), json.dumps(options)]
-        environment = os.environ | {"PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{HERE}"}
+        environment = (
+            os.environ
+            | (environment or {})
+            | {"PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{HERE}"}
+        )
         environment.pop("PYTHONUNBUFFERED", None)  # what it wrote in vain stays in its buffer
         with self.log.open("ab") as log, self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -666,3 +672,118 @@ def test_a_flood_on_the_control_socket_costs_little(shared):
     assert 50 <= answers <= 100 + 3 * 200
     assert usage().user + usage().system - before < 1.0
     assert pipeline.status()["state"] == "running"
+
+
+class ServiceManager:
+    """The datagram socket of a service manager, and what was said there."""
+
+    def __init__(self, name, watchdog_s):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(name.replace("@", "\0", 1))
+        self.sock.setblocking(False)
+        self.said = []
+        self.environment = {
+            "NOTIFY_SOCKET": name,
+            "WATCHDOG_USEC": str(round(watchdog_s * 1_000_000)),
+        }
+
+    def messages(self):
+        with suppress(BlockingIOError):
+            while True:
+                self.said.append(self.sock.recv(4_096).decode())
+        return self.said
+
+    def states(self):
+        return [each for each in self.messages() if not each.startswith(("STATUS", "WATCHDOG"))]
+
+    def wait_fed(self, what):
+        before = self.messages().count("WATCHDOG=1")
+        until(lambda: self.messages().count("WATCHDOG=1") > before, what)
+
+
+@pytest.fixture
+def service():
+    manager = ServiceManager(f"@timed-test-{os.getpid()}", watchdog_s=1.0)
+    yield manager
+    manager.sock.close()
+
+
+def test_a_service_manager_hears_of_a_whole_life(start, service):
+    pipeline = start({"stall_ms": 3_000, "reloads": True}, environment=service.environment)
+    service.wait_fed("all loops turn")
+    assert service.states() == ["READY=1"]
+    assert "STATUS=running, 5 processes" in service.messages()
+    variables = Path(f"/proc/{pipeline.pid('sink')}/environ").read_bytes()
+    assert b"NOTIFY_SOCKET" not in variables
+    assert b"WATCHDOG" not in variables
+
+    frozen = pipeline.pid("work-1")
+    os.kill(frozen, signal.SIGSTOP)
+    until(lambda: pipeline.events("watchdog_not_fed"), "it is noticed")
+    starved = service.messages().count("WATCHDOG=1")
+    until(lambda: pipeline.events("process_killed", process="work-1"), "the stage is killed")
+    assert service.messages().count("WATCHDOG=1") == starved
+    service.wait_fed("the loop turns again")
+    assert pipeline.pid("work-1") != frozen
+    assert [e["waits_for"] for e in pipeline.events("watchdog_not_fed")] == [["work-1"]]
+
+    pipeline.process.send_signal(signal.SIGHUP)
+    until(lambda: len(service.states()) == 3, "reloaded")
+    assert pipeline.events("hung_up")
+    reloading = service.states()[1].splitlines()
+    assert reloading[0] == "RELOADING=1"
+    began_us = int(reloading[1].removeprefix("MONOTONIC_USEC="))
+    assert 0 < began_us <= time.monotonic_ns() // 1_000
+    assert service.states()[2] == "READY=1"
+
+    assert pipeline.stop() == 0
+    assert service.states()[3:] == ["STOPPING=1"]
+
+
+def test_a_stage_that_can_be_done_without_does_not_starve_the_watchdog(start, service):
+    pipeline = start(environment=service.environment)
+    os.kill(pipeline.pid("side"), signal.SIGSTOP)
+    for _ in range(3):
+        service.wait_fed("fed without it")
+    assert pipeline.events("watchdog_not_fed") == []
+
+
+def test_levels_of_logs_are_set_from_outside_and_kept(start):
+    pipeline = start()
+    assert ask_logging(pipeline.run_dir)["work-1"] == "info"
+    levels = ask_logging(pipeline.run_dir, {"work": "debug", "side": "warning"})
+    assert levels == {
+        "supervisor": "info",
+        "intake": "info",
+        "work-0": "debug",
+        "work-1": "debug",
+        "sink": "info",
+        "side": "warning",
+    }
+    for number in (0, 1):
+        told = until(lambda n=number: pipeline.records("work", n, "log level"), "told")
+        assert [each["level"] for each in told] == ["debug"]
+    os.kill(pipeline.pid("work-0"), signal.SIGKILL)
+    pipeline.wait_incarnation("work-0", 2)
+    told = [
+        (each["incarnation"], each["level"]) for each in pipeline.records("work", 0, "log level")
+    ]
+    assert told == [(1, "debug"), (2, "debug")]
+    assert pipeline.records("sink", 0, "log level") == []
+    pipeline.order("side", "say quiet")
+    until(lambda: pipeline.records("side", 0, "said"), "said")
+    for _ in range(2):  # so the supervisor has been through everything that was there before
+        ask_logging(pipeline.run_dir)
+    ask_logging(pipeline.run_dir, {"side": "info"})
+    pipeline.order("side", "say aloud")
+    until(lambda: pipeline.events("stage_says", text="aloud"), "heard")
+    levels["side"] = "info"
+    assert pipeline.events("stage_says", text="quiet") == []
+    for wanted, says in (
+        ({"walk": "debug"}, "no stage or process 'walk'"),
+        ({"sink": 1}, "object"),
+    ):
+        with pytest.raises(RequestRefused) as refused:
+            ask_logging(pipeline.run_dir, wanted)
+        assert says in refused.value.reason
+    assert ask_logging(pipeline.run_dir) == levels

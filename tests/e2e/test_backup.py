@@ -1,0 +1,87 @@
+"""Backing up and restoring a data directory, as systemd/README.md says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from devnet import Devnet, wait_until
+from funded import Funds
+from running_node import TIMED, RunningNode, run
+
+README = Path(__file__).resolve().parents[2] / "systemd" / "README.md"
+RESTORED = 3
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def left_out() -> set[str]:
+    """What the backup of the README leaves out."""
+    found = set(re.findall(r"--exclude=/(\S+)", README.read_text()))
+    assert {"signer", "wal", "run"} <= found
+    return found
+
+
+def ignore(root: Path) -> Callable[[str, list[str]], set[str]]:
+    return lambda directory, names: left_out() & set(names) if Path(directory) == root else set()
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Devnet]:
+    block = {"pace_ms": 200, "empty_pace_s": 1}
+    with Devnet(tmp_path, 4, transactions=10, block=block) as made:
+        yield made
+
+
+def test_a_validator_from_a_backup_is_silent_and_then_signs(net: Devnet, tmp_path: Path) -> None:
+    net.start()
+    datadir = net.places[RESTORED].datadir
+
+    def metric(stage: str, name: str) -> int:
+        return int(net.metrics(RESTORED, stage)[name])
+
+    wait_until(lambda: metric("consensus", "height") >= 2)
+    net.stop(RESTORED)
+    backup = tmp_path / "backup"
+    shutil.copytree(datadir, backup, ignore=ignore(datadir))
+    key = (datadir / "validator.key").read_bytes()
+    net.start(RESTORED)
+    wait_until(lambda: metric("sign", "signatures") > 0, what="the original signs on")
+
+    (backup / "validator.key").write_bytes(key)  # it was kept elsewhere
+    (backup / "validator.key").chmod(0o600)
+    (backup / "run").mkdir(mode=0o700)
+    checked = run(*TIMED, "check", "--replay", "--datadir", str(backup))
+    told = [line for line in checked.stdout.splitlines() if not line.startswith("ok")]
+    assert [line.split()[1] for line in told] in ([], ["addresses"]), checked.stdout
+    assert "silent until two heights were decided by the others" in checked.stdout
+
+    net.stop(RESTORED)
+    shutil.rmtree(datadir)
+    shutil.copytree(backup, datadir)
+    net.start(RESTORED)
+    began = metric("consensus", "height")
+    wait_until(lambda: metric("sign", "signatures") > 0, what="it signs again")
+    assert metric("consensus", "height") >= began + 2
+    assert metric("sign", "refused") > 0
+
+
+@pytest.mark.parametrize(
+    ("marker", "says"),
+    [
+        ("timed 2 {}", "was written by a newer timed (format 2; this one knows 1)"),
+        ("timed 0 {}", "names format 0 and no chain that this timed knows"),
+    ],
+)
+def test_data_of_another_version_is_left_alone(tmp_path: Path, marker: str, says: str) -> None:
+    node = RunningNode(tmp_path, Funds(tmp_path / "funds", 1).directory)
+    path = node.datadir / "FORMAT"
+    path.write_text(marker.format(path.read_text().split()[2]) + "\n")
+    before = sorted(each.name for each in node.datadir.rglob("*"))
+    refused = run(*TIMED, "run", "--datadir", str(node.datadir))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert says in refused.stderr
+    assert sorted(each.name for each in node.datadir.rglob("*")) == before
