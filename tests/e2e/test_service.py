@@ -48,6 +48,11 @@ class Service:
                 self.said.append(self.socket.recv(4_096).decode())
         return self.said
 
+    def states(self) -> list[str]:
+        """What was said of its life, by the first line of each message."""
+        lines = [each.splitlines()[0] for each in self.messages()]
+        return [line for line in lines if not line.startswith(("STATUS", "WATCHDOG"))]
+
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = map(json.loads, self.node.log.read_text().splitlines())
         return [line for line in lines if line["event"] == name]
@@ -114,9 +119,7 @@ def test_a_node_is_a_good_service(service: Service) -> None:
     done = service.reload(service.text, "configuration_reloaded")
     assert done["applied"] == ["log.level"]
     assert set(service.levels().values()) == {"info"}
-    framed = [each.splitlines()[0] for each in service.messages() if "=1" in each]
-    states = [each for each in framed if each != "WATCHDOG=1"]
-    assert states == ["READY=1"] + ["RELOADING=1", "READY=1"] * 3
+    node.wait_until(lambda: service.states() == ["READY=1"] + ["RELOADING=1", "READY=1"] * 3)
 
     assert node.stop() == 0
     assert service.messages().count("STOPPING=1") == 1

@@ -42,7 +42,7 @@ HARDENING = {
     "RestrictNamespaces": "yes",
     "RestrictRealtime": "yes",
     "RestrictSUIDSGID": "yes",
-    "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
+    "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6 AF_NETLINK",
     "SystemCallArchitectures": "native",
     "UMask": "0077",
     "StateDirectoryMode": "0700",
@@ -135,7 +135,7 @@ def test_the_two_units_differ_in_their_instance_only() -> None:
     def plain(unit: str) -> list[str]:
         lines = (SYSTEMD / unit).read_text().splitlines()
         text = "\n".join(line for line in lines if not line.startswith("#"))
-        for before, after in ("(", ")"), ("timed/", "\n"), ("timed/", ".key"), ("timed/", "\n"):
+        for before, after in ("(", ")"), ("timed/", "\n"), ("timed/", ".key"):
             text = text.replace(f"{before}{UNITS[unit]}{after}", f"{before}X{after}")
         return text.replace("timed-%i", "timed").splitlines()
 
