@@ -134,6 +134,10 @@ class FeeOrder:
     def _live_rows(self) -> npt.NDArray[np.intp]:
         return np.flatnonzero(np.frombuffer(self._alive, dtype=np.uint8))
 
+    def arrival_ms(self, sequence: int) -> int:
+        """Return the arrival time of a live entry."""
+        return self._admitted_ms[self._row(sequence)]
+
     def arrivals_ms(self) -> list[int]:
         """Return the arrival times of the live entries, in order of arrival in the pool."""
         times: list[int] = np.frombuffer(self._admitted_ms, dtype=np.int64)[

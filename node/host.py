@@ -20,7 +20,7 @@ from node.agreement import NS_PER_MS, Agreement
 from node.block import Block
 from node.block_limit import BlockLimit
 from node.candidates import Candidates
-from node.consensus.core import Core, Timeouts
+from node.consensus.core import Core, Step, Timeouts
 from node.consensus.effects import Commit, Halt, ReportMisbehaviour
 from node.consensus.messages import (
     BlockBuilt,
@@ -53,10 +53,25 @@ from pipeline.metrics import Kind, Metric, MetricWriter
 SIGNING_NS = 5_000_000  # several times what a signature takes
 
 MS_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+FINAL_MS_BUCKETS = (
+    *(10, 20, 30, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600, 800),
+    *(1_000, 1_500, 2_000, 3_000, 5_000, 10_000, 30_000),
+)
+FINAL_SAMPLE = 16  # transactions of a block whose way to finality is measured
+
+HEARD_PACES = 3  # a validator is heard of in so many paces of empty blocks, or counts as silent
+HEARD_NS = 10_000_000_000  # and in so many nanoseconds at least
+
+STEPS = ", ".join(f"{step.value} {step.name.lower().replace('_', ' ')}" for step in Step)
 
 HOST_METRICS = (
     Metric("height", Kind.GAUGE, "blocks", "Height of the last committed block"),
     Metric("round", Kind.GAUGE, "", "Round of the height being decided"),
+    Metric("step", Kind.GAUGE, "", f"Step of the round: {STEPS}"),
+    Metric("validators", Kind.GAUGE, "validators", "Validators of the chain"),
+    Metric("validators_voting", Kind.GAUGE, "validators", "Of them, heard of lately"),
+    Metric("behind", Kind.GAUGE, "", "1 while blocks that others have are fetched"),
+    Metric("peers_height", Kind.GAUGE, "blocks", "The highest height that a peer tells of"),
     Metric("blocks", Kind.COUNTER, "blocks", "Blocks committed"),
     Metric("rounds_failed", Kind.COUNTER, "rounds", "Rounds that ended without a decision"),
     Metric("signatures_refused", Kind.COUNTER, "messages", "Own messages refused by the signer"),
@@ -64,6 +79,7 @@ HOST_METRICS = (
     Metric("body_ms", Kind.HISTOGRAM, "ms", "Making a block's body durable", MS_BUCKETS),
     Metric("sign_ms", Kind.HISTOGRAM, "ms", "From an own message to its signature", MS_BUCKETS),
     Metric("commit_ms", Kind.HISTOGRAM, "ms", "Committing a block", MS_BUCKETS),
+    Metric("final_ms", Kind.HISTOGRAM, "ms", "From admission to final, a sample", FINAL_MS_BUCKETS),
 )
 
 
@@ -115,12 +131,15 @@ class NodeHost:
         self._agreement: Agreement | None = None
         self._lost_bodies: set[bytes] = set()  # to be made durable, and not here any more
         self._me = 0
+        self._heard_ns: dict[int, int] = {}  # validator -> when it was heard last; bounded by them
+        self._silent_ns = max(HEARD_NS, HEARD_PACES * settings.empty_pace_ms * NS_PER_MS)
         self._awaiting = 0  # the height for which transactions are awaited, 0 for none
         self._limit = BlockLimit(settings.genesis.max_block_transactions)
         self._unsigned = SignQueue(ask_signer, lambda: not self.peers.behind)
         self._body_ms = metrics["body_ms"]
         self._sign_ms = metrics["sign_ms"]
         self._commit_ms = metrics["commit_ms"]
+        self._final_ms = metrics["final_ms"]
 
     # -- what the loop calls ---------------------------------------------------------------------
 
@@ -151,8 +170,16 @@ class NodeHost:
         """Publish where agreement is."""
         writer = self._metrics
         writer.set(writer["height"], self._store.tip.height)
+        writer.set(writer["validators"], len(self._validators))
+        writer.set(writer["validators_voting"], self._heard_lately(time.monotonic_ns()))
+        writer.set(writer["behind"], int(self.peers.behind))
+        writer.set(writer["peers_height"], self.peers.best_height)
         if self._agreement is not None:
             writer.set(writer["round"], max(0, self._agreement.core.round))
+            writer.set(writer["step"], self._agreement.core.step)
+
+    def _heard_lately(self, now_ns: int) -> int:
+        return sum(now_ns - heard_ns < self._silent_ns for heard_ns in self._heard_ns.values())
 
     def close(self) -> None:
         """Close the log and the block files."""
@@ -175,6 +202,7 @@ class NodeHost:
                 if since_ns is not None and self._agreement is not None:
                     now_ns = time.monotonic_ns()
                     self._metrics.observe(self._sign_ms, (now_ns - since_ns) // NS_PER_MS)
+                    self._heard_ns[self._me] = now_ns
                     self._agreement.signed(message, now_ns)
             case Proven() as proven:
                 self.peers.prover.signed(proven)
@@ -215,8 +243,11 @@ class NodeHost:
         """Take a message of agreement whose signatures are good."""
         message = decode(data)
         assert isinstance(message, Proposal | Vote | Certified), "verifiers let nothing else pass"
+        now_ns = time.monotonic_ns()
+        if isinstance(message, Proposal | Vote):
+            self._heard_ns[message.validator] = now_ns
         if self._agreement is not None:
-            self._agreement.tell(message, time.monotonic_ns())
+            self._agreement.tell(message, now_ns)
 
     def judged(self, height: int, value: bytes, block: Block | None) -> None:
         """Take the block that was wanted; None: it is invalid."""
@@ -287,10 +318,14 @@ class NodeHost:
         """Apply the block, tell the world, go on."""
         began = time.monotonic_ns()
         certificate = encode(Certified(decision.certificate))
+        arrived_ms = self._sample_arrivals(decision.value)
         block = self._candidates.commit(decision.value, certificate)
         self._publisher.finalised(decision.value, block)
         writer = self._metrics
         writer.observe(self._commit_ms, (time.monotonic_ns() - began) // NS_PER_MS)
+        now_ms = time.time_ns() // NS_PER_MS
+        for each_ms in arrived_ms:
+            writer.observe(self._final_ms, max(0, now_ms - each_ms))
         writer.add(writer["blocks"], 1)
         writer.add(writer["rounds_failed"], decision.round)
         writer.add(writer["items_out"], len(block.txids))
@@ -306,6 +341,13 @@ class NodeHost:
         self._learn_pace(len(block.txids))
         self.peers.committed(decision.height)
         self._tell(Committed(decision.height))
+
+    def _sample_arrivals(self, value: bytes) -> list[int]:
+        """When some of a block's transactions were admitted here (Unix ms), before they leave."""
+        block = self._candidates.get(value)
+        if block is None or not block.txids:
+            return []
+        return self._mempool.arrivals_ms(block.txids[:: -(-len(block.txids) // FINAL_SAMPLE)])
 
     def _learn_pace(self, transactions: int) -> None:
         """What others can keep up with; a validator alone goes as fast as it can."""

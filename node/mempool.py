@@ -116,6 +116,10 @@ class Mempool:
         get = self._pool.entries.get
         return [None if (entry := get(txid)) is None else entry[RAW] for txid in txids]
 
+    def arrivals_ms(self, txids: Iterable[bytes]) -> list[int]:
+        """Return when those that are pending were admitted, ms of Unix time."""
+        return self._pool.arrivals_of_ms(txids)
+
     def spender(self, outpoint: bytes) -> bytes | None:
         """Return the txid of the pending transaction that spends ``outpoint``[33], if one does."""
         return self._pool.spent.get(outpoint)

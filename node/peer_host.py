@@ -76,6 +76,11 @@ class PeerHost:
         """Whether peers have blocks that this node has yet to catch up on."""
         return self._exchange.behind
 
+    @property
+    def best_height(self) -> int:
+        """The highest height that a connected peer tells of; 0 without any."""
+        return max(self._link.heights.values(), default=0)
+
     def want(self, height: int, value: bytes) -> None:
         """Get hold of a block and judge it; `BlockTaker.judged` answers."""
         now_ms = time.time_ns() // NS_PER_MS

@@ -431,6 +431,11 @@ class Pool:
             fees += fee
         return Selection(txids, raws, fees)
 
+    def arrivals_of_ms(self, txids: Iterable[bytes]) -> list[int]:
+        """Return the arrival times of those entries that are in the pool."""
+        entries, order = self.entries, self._order
+        return [order.arrival_ms(entries[txid][SEQUENCE]) for txid in txids if txid in entries]
+
     def records(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Yield txid, raw bytes and arrival time in ms of every entry, parents before children."""
         for (txid, entry), admitted_ms in zip(

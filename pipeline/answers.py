@@ -33,6 +33,9 @@ class Supervised(Protocol):
     def epoch(self) -> int:
         """Of the trays' segments."""
 
+    def recent_events(self) -> list[dict[str, Any]]:
+        """The last events of the supervisor's log, oldest first."""
+
     def log_levels(self) -> dict[str, str]:
         """Process -> level of its log."""
 
@@ -87,6 +90,7 @@ class Answers:
             "processes": [child.status(now_s) for child in self._children],
             "metrics": {child.name: child.metrics_now() for child in self._children},
             "control_clients_dropped": clients_dropped,
+            "events": self._supervised.recent_events(),
             "extra": extra,
         }
 

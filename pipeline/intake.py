@@ -11,6 +11,7 @@ with new segments; requests that were not answered are lost with the old one.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -272,6 +273,7 @@ class Intake:
         header = self._input.headers[filling.tray]
         header[1] = filling.items
         header[2] = filling.bytes
+        self._input.set_sealed_ns(filling.tray, time.monotonic_ns())
         self._filling[priority] = None
         self.custody.seal(filling.tray, filling.items, crashes)
 
@@ -374,6 +376,7 @@ class Intake:
         header[0] = generation
         header[1] = end - begin
         header[2] = last - first
+        self._input.set_sealed_ns(target, time.monotonic_ns())
         label = self._input.label(tray)
         if label.tag:
             label = label._replace(first=label.first + begin)

@@ -13,6 +13,7 @@ only acknowledged, so that the intake knows that nobody will read the tray any m
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import zmq
@@ -71,6 +72,9 @@ class TraySink(Stage):
         the call only.
         """
         raise NotImplementedError
+
+    def admitted_in(self, waited_ns: int, took_ns: int) -> None:
+        """Told of each tray: how long it waited since it was judged, how long admission took."""
 
     def attached(self, message: Attach) -> None:
         """A new intake: new segments, and its numbers begin again."""
@@ -172,6 +176,7 @@ class TraySink(Stage):
             self.trays_stale += 1
             self._give_back(message, items=0)
             return 0
+        began_ns = time.monotonic_ns()
         self._epoch.accepted[tray] = message.generation
         self._admission.headers[tray][0] = message.generation
         self.admit(
@@ -181,6 +186,8 @@ class TraySink(Stage):
             verdicts,
             self._admission.codes[tray][: message.items],
         )
+        judged_ns = self._verdicts[message.worker].judged_ns(message)
+        self.admitted_in(began_ns - judged_ns, time.monotonic_ns() - began_ns)
         self._give_back(message, items=1)
         return message.items
 

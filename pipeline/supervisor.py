@@ -188,6 +188,10 @@ class Supervisor:
         """Of the trays' segments."""
         return self._trays.epoch
 
+    def recent_events(self) -> list[dict[str, Any]]:
+        """The last events of this log, oldest first (``QuietLog.recent``)."""
+        return self._log.recent()
+
     def log_levels(self) -> dict[str, str]:
         """Process, or "supervisor", -> level of its log."""
         return self._log_levels.as_dict()

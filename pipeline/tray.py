@@ -12,14 +12,15 @@ Slot layouts (all offsets 64-byte aligned; words are u64, native order, written 
 ========== =============================== ===================== =====================
 segment    header (64 bytes)               then                  then
 ========== =============================== ===================== =====================
-input      generation, items, bytes, label offsets u32[items+1]  payload [tray_bytes]
-verdict-k  generation, attempt             [verdict_bytes]
+input      generation, items, bytes,       offsets u32[items+1]  payload [tray_bytes]
+           label[3], when sealed
+verdict-k  generation, attempt, when done  [verdict_bytes]
 admission  generation                      codes u8[max_items]
 ========== =============================== ===================== =====================
 
 The label (kind, tag, first) says what the items are: three numbers that mean something to worker
 and sink and nothing to the pipeline, but that all items of a tray share kind and tag, and that
-those of one tag count on from `first`.
+those of one tag count on from `first`. The times, CLOCK_MONOTONIC in ns, are for metrics alone.
 
 A verdict segment has two slots for each tray, for odd and even attempts: when worker *k* died after
 it sent a tray and its successor judges the same filling again, the sink may still be reading the
@@ -59,8 +60,8 @@ class Label(NamedTuple):
 class InputSlots:
     """Views of every slot of the input segment, made once per attachment.
 
-    `headers[t]` is u64[8] (generation, items, bytes, label[3]), `offsets[t]` u32[max_items + 1],
-    `payloads[t]` a memoryview of tray_bytes. Writable only in the intake.
+    `headers[t]` is u64[8] (generation, items, bytes, label[3], when sealed), `offsets[t]`
+    u32[max_items + 1], `payloads[t]` a memoryview of tray_bytes. Writable only in the intake.
     """
 
     def __init__(self, view: memoryview, dims: TrayDims) -> None:
@@ -88,12 +89,20 @@ class InputSlots:
         """Say what the items of the filling are; only in the intake."""
         self.headers[tray][3:6] = label
 
+    def sealed_ns(self, tray: int) -> int:
+        """When the filling was complete."""
+        return int(self.headers[tray][6])
+
+    def set_sealed_ns(self, tray: int, now_ns: int) -> None:
+        """Say when the filling was complete; only in the intake."""
+        self.headers[tray][6] = now_ns
+
 
 class VerdictSlots:
     """Views of every slot of one worker's verdict segment; writable only in that worker.
 
-    A slot's header is u64[8] (generation, attempt), its body a memoryview of verdict_bytes whose
-    layout is the application's.
+    A slot's header is u64[8] (generation, attempt, when done), its body a memoryview of
+    verdict_bytes whose layout is the application's.
     """
 
     def __init__(self, view: memoryview, dims: TrayDims) -> None:
@@ -116,6 +125,14 @@ class VerdictSlots:
         self._headers[number][0] = descriptor.generation
         self._headers[number][1] = descriptor.attempt
         return self._bodies[number]
+
+    def finish(self, descriptor: Descriptor, now_ns: int) -> None:
+        """Say when the verdicts of this attempt were complete; only for the segment's writer."""
+        self._headers[self.number(descriptor)][2] = now_ns
+
+    def judged_ns(self, descriptor: Descriptor) -> int:
+        """When the verdicts in this attempt's slot were complete."""
+        return int(self._headers[self.number(descriptor)][2])
 
     def body(self, descriptor: Descriptor) -> memoryview | None:
         """The verdicts of exactly this attempt, or None when the slot carries others by now."""

@@ -8,6 +8,7 @@ nothing: it may be killed at any moment, and the intake dispatches what it held 
 
 from __future__ import annotations
 
+import time
 from operator import attrgetter
 
 import zmq
@@ -41,6 +42,9 @@ class TrayWorker(Stage):
         defines.
         """
         raise NotImplementedError
+
+    def judged_in(self, waited_ns: int, took_ns: int) -> None:
+        """Told of each tray: how long it waited since it was filled, how long judging took."""
 
     def reattached(self) -> None:
         """The segments are new: forget addresses of the old ones."""
@@ -88,12 +92,16 @@ class TrayWorker(Stage):
         """Judge the most urgent tray, and among those the first, and hand it on."""
         work = min(in_hand, key=attrgetter("priority"))
         in_hand.remove(work)
+        began_ns = time.monotonic_ns()
         self.judge(
             self._input.label(work.tray),
             self._input.payloads[work.tray],
             self._input.offsets[work.tray][: work.items + 1],
             self._verdicts.claim(work),
         )
+        ended_ns = time.monotonic_ns()
+        self._verdicts.finish(work, ended_ns)
+        self.judged_in(began_ns - self._input.sealed_ns(work.tray), ended_ns - began_ns)
         self._judged.send(pack_descriptor(*work._replace(kind=Kind.JUDGED)))
         self._done.send(pack_descriptor(*work._replace(kind=Kind.DONE)))
         return work.items

@@ -36,6 +36,9 @@ PURE = [
     *("node.network.slots", "node.network.targets", "node.network.upkeep"),
     *("node.network.votes_filter",),
     *("node.verification.batch", "node.verification.columns", "node.verification.messages"),
+    *("tools.monitor.conveyor", "tools.monitor.document", "tools.monitor.figures"),
+    *("tools.monitor.frame", "tools.monitor.ink", "tools.monitor.keys", "tools.monitor.memory"),
+    *("tools.monitor.observed", "tools.monitor.panes", "tools.monitor.rates", "tools.monitor.view"),
 ]
 PERFORMING = {
     *("asyncio", "mmap", "multiprocess", "multiprocessing", "os", "random", "rocksdict", "secrets"),

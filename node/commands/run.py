@@ -74,6 +74,12 @@ def run(where: Layout) -> int:
             cores=len(cores),
             placement={p.name: list(p.cores) or "any" for p in processes(topology, cores)},
         )
+        about = {
+            "version": __version__,
+            "network": settings.network,
+            "chain": settings.genesis.chain,
+            "backend": settings.backend,
+        }
 
         def hung_up() -> bool:
             if on_terminal and not sys.stderr.isatty():
@@ -92,6 +98,7 @@ def run(where: Layout) -> int:
             on_hangup=hung_up,
             service=service,
             service_status=service_status,
+            status_extra=lambda: about,
             rss_limit_mb=_memory_limits(settings, topology),
             program="timed",
         )

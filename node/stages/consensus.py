@@ -37,6 +37,7 @@ from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWrite
 from pipeline.sink import BULK_TRAYS, TraySink
 from pipeline.stage import NS_PER_MS, Input, Stage
 from pipeline.tray import U8, U32, Label
+from pipeline.traytimes import TrayTimes, tray_times
 
 BURST_WORDS = 32  # of peers, in one turn
 BURST_ANSWERS = 8  # of the signer, handled in one turn
@@ -66,6 +67,7 @@ METRICS = MetricSet.of(
             Metric("trays_repeated", Kind.COUNTER, "trays", "Further attempts, acknowledged only"),
             Metric("trays_stale", Kind.COUNTER, "trays", "Descriptors of fillings that are gone"),
             Metric("gaps_skipped", Kind.COUNTER, "trays", "Missing numbers given up"),
+            *tray_times("admitting it"),
         ),
     ),
 )
@@ -122,6 +124,7 @@ class ConsensusStage(TraySink):
             *self.tray_inputs,
         )
         self._items_in = self.metrics["items_in"]
+        self._times = TrayTimes(self.metrics)
         self._log.info("consensus_started", height=self._store.tip.height, pool=len(self._mempool))
 
     # -- the loop's calls ------------------------------------------------------------------------
@@ -216,6 +219,10 @@ class ConsensusStage(TraySink):
         else:
             for number in np.flatnonzero(codes == Verdict.ADMITTED).tolist():
                 self._host.message(bytes(payload[offsets[number] : offsets[number + 1]]))
+
+    def admitted_in(self, waited_ns: int, took_ns: int) -> None:
+        """Count how long a tray waited and took."""
+        self._times.observe(waited_ns, took_ns)
 
     def _load_mempool(self) -> None:
         path = Path(self._settings.mempool_path)

@@ -22,6 +22,7 @@ from pipeline.child import StageContext
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Stage
 from pipeline.tray import U32, Label
+from pipeline.traytimes import TrayTimes, tray_times
 from pipeline.worker import TrayWorker
 
 METRICS = MetricSet.of(
@@ -32,6 +33,7 @@ METRICS = MetricSet.of(
             Metric("trays", Kind.COUNTER, "trays", "Trays judged"),
             Metric("signatures", Kind.COUNTER, "signatures", "Signatures verified"),
             Metric("rejected", Kind.COUNTER, "items", "Items with bad encoding or signature"),
+            *tray_times("judging it"),
         ),
     ),
 )
@@ -70,6 +72,7 @@ class VerifyStage(TrayWorker):
         self._rejected = writer["rejected"]
         self._items_in = writer["items_in"]
         self._items_out = writer["items_out"]
+        self._times = TrayTimes(writer)
         name = f"verify-{context.index}"
         log = logs.configure(settings.log_level, settings.log_format, name)
         log.info("verifier_started", backend=backend.name)
@@ -90,6 +93,10 @@ class VerifyStage(TrayWorker):
         writer.add(self._rejected, counts.items - counts.passed)
         writer.add(self._items_in, counts.items)
         writer.add(self._items_out, counts.items)
+
+    def judged_in(self, waited_ns: int, took_ns: int) -> None:
+        """Count how long a tray waited and took."""
+        self._times.observe(waited_ns, took_ns)
 
     def reattached(self) -> None:
         """Verdict slots are elsewhere now."""

@@ -555,6 +555,17 @@ def test_everything_is_selected_in_order_of_arrival_when_it_fits(
     )
 
 
+def test_when_what_is_pending_was_admitted(chain: Chain, coins: Payment) -> None:
+    pool = Mempool(chain, WIDE, 0)
+    early, late, never = (spend(coins, i, ALICE, 99_000) for i in range(3))
+    admit(pool, early, now_ms=1_000)
+    admit(pool, late, now_ms=2_500)
+    asked = [late.txid, never.txid, early.txid]
+    assert pool.arrivals_ms(asked) == [2_500, 1_000]
+    commit(pool, chain, late)
+    assert pool.arrivals_ms(asked) == [1_000]
+
+
 def test_totals_of_an_earlier_life_are_resumed(chain: Chain, coins: Payment) -> None:
     pool = Mempool(chain, WIDE, 0)
     pool.resume(Counters(admitted=10, finalised=6, evicted=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,6 +63,7 @@ class Worker(TrayWorker):
 
     def __init__(self, context: Context, sockets: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.judged: list[tuple[Label, list[bytes]]] = []
+        self.times_ns: list[tuple[int, int]] = []
         super().__init__(context, sockets)  # type: ignore[arg-type]
 
     def judge(self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
@@ -69,6 +71,9 @@ class Worker(TrayWorker):
         items = [bytes(payload[a:b]) for a, b in pairwise(at)]
         self.judged.append((label, items))
         verdicts[: len(items)] = bytes(item[0] for item in items)
+
+    def judged_in(self, waited_ns: int, took_ns: int) -> None:
+        self.times_ns.append((waited_ns, took_ns))
 
 
 class Bench:
@@ -181,6 +186,19 @@ def test_a_tray_is_judged_as_its_label_says_and_handed_on(bench: Bench) -> None:
     body = bench.verdicts.body(judged)
     assert body is not None
     assert bytes(body[:2]) == b"ot"
+
+
+def test_it_tells_how_long_a_tray_waited_and_took(bench: Bench) -> None:
+    work = bench.fill(2, BULK, b"one")
+    sealed_ns = time.monotonic_ns()
+    bench.input.set_sealed_ns(2, sealed_ns)
+    bench.send(work)
+    bench.until_judged(1)
+    ((waited_ns, took_ns),) = bench.worker.times_ns
+    judged_ns = bench.verdicts.judged_ns(bench.take(bench.out))
+    assert waited_ns > 0
+    assert took_ns > 0
+    assert sealed_ns + waited_ns + took_ns == judged_ns <= time.monotonic_ns()
 
 
 def test_what_lies_in_the_socket_is_put_in_order(
