@@ -227,6 +227,7 @@ class NodeHost:
             Timeouts(pace_ms=settings.pace_ms, empty_pace_ms=settings.empty_pace_ms),
         )
         now_ns = time.monotonic_ns()
+        self._heard_ns[validator] = now_ns
         self.peers.start(now_ns)
         self._agreement = Agreement(core, self._wal, self)
         self._agreement.start(self._store.tip.height, now_ns)

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,7 +20,7 @@ from node import datadir
 from node.commands.entry import locate
 from node.errors import UsageError
 from pipeline.errors import OperatorError
-from tools.monitor.frame import Size, trimmed
+from tools.monitor.frame import Size
 from tools.monitor.session import Nodes, json_frames, json_once, live, once
 from tools.monitor.terminal import Terminal
 from tools.monitor.watch import Watch
@@ -94,6 +94,10 @@ def monitor(
                 "standard input is no terminal, so no key could be pressed",
                 "run it without a redirection, or with --once",
             )
+        if os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+            raise UsageError(
+                "this terminal is said to be a dumb one", "set TERM to what it is, or give --once"
+            )
         terminal = stack.enter_context(Terminal(sys.stdin, sys.stdout, colour=not no_colour))
         return live(nodes, interval, terminal)
 
@@ -123,8 +127,8 @@ def _plain(nodes: Nodes, interval_s: float) -> None:
     size = Size(*shutil.get_terminal_size((PLAIN_SIZE.columns, PLAIN_SIZE.rows)))
     if not sys.stdout.isatty():
         size = Size(size.columns, PLAIN_SIZE.rows)
-    lines = once(nodes, interval_s, size)
-    print("\n".join(trimmed(lines)))
+    for line in once(nodes, interval_s, size):
+        print(line)
 
 
 def run(arguments: list[str]) -> int:
@@ -133,11 +137,11 @@ def run(arguments: list[str]) -> int:
         status = app(arguments, prog_name="time-monitor", standalone_mode=False)
     except OperatorError as error:
         return _complain(error.message, error.exit_status)
-    except (BrokenPipeError, OSError) as error:
-        # Whoever read has seen enough, or the terminal is gone: nobody is left to be told.
-        if not isinstance(error, BrokenPipeError) and os.isatty(1):
-            return _complain(f"the terminal does not answer ({error.strerror})", STATUS_GONE)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:  # whoever read has seen enough, or the terminal is gone
+        if not isinstance(error, BrokenPipeError):
+            with suppress(OSError):
+                _complain(f"{error}; is the terminal gone?", STATUS_GONE)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
         return STATUS_GONE
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
+from textwrap import wrap
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -51,6 +52,7 @@ HELP: Final = (
     "wait        of a tray, until the stage takes it up; service: until it is done with it",
     "lag         how late the loop turned to what was due. Each p50/p99 over half a minute",
     "died        how often it was started again",
+    "MiB         resident memory, with the trays that it has touched",
 )
 
 
@@ -111,7 +113,7 @@ def _body(
     if state.pane == "nodes":
         return _list("nodes", panes.nodes(views, state, columns), state, room, head=1)
     if view.absent is not None:
-        return _absent(views, state, columns)
+        return _absent(views, view, state, columns)
     match state.pane:
         case "processes":
             return _list(_by(state), panes.processes(view, state, columns), state, room, head=1)
@@ -145,8 +147,12 @@ def _list(title: str, lines: list[Line], state: Navigation, room: Size, head: in
     return [panes.heading(title, room.columns), *kept, *rest[offset : offset + shown]]
 
 
-def _absent(views: Sequence[NodeView], state: Navigation, columns: int) -> list[Line]:
-    told: list[Line] = [[], [("   no node answers; trying again every second", "dim")]]
+def _absent(
+    views: Sequence[NodeView], view: NodeView, state: Navigation, columns: int
+) -> list[Line]:
+    reason = wrap(str(view.absent), columns - 6)
+    told: list[Line] = [[], *([(f"   {each}", "warn")] for each in reason), []]
+    told.append([("   trying again every second", "dim")])
     if len(views) > 1:
         told += [[], panes.heading("nodes", columns), *panes.nodes(views, state, columns)]
     return told

@@ -115,7 +115,7 @@ def spread(left: Line, right: Line, columns: int) -> Line:
 
 
 def header(view: NodeView, state: Navigation, columns: int, place: str) -> list[Line]:
-    """Three lines on the node as a whole."""
+    """Three lines on the node as a whole; one if there is none."""
     where: Line = [
         (" timed ", "bold"),
         (view.about.get("chain", ""), "title"),
@@ -124,7 +124,7 @@ def header(view: NodeView, state: Navigation, columns: int, place: str) -> list[
     mood: Line = [("PAUSED ", "warn")] if state.paused else []
     if view.absent is not None:
         mood.append((f"not running {place} ", "bad"))
-        return [spread(where, mood, columns), fit([(f" {view.absent}", "warn")], columns), []]
+        return [spread(where, mood, columns)]
     manner = STATE_MANNERS.get(view.state, "warn")
     mood += [(view.state, manner), (f"  up {duration(view.uptime_s)} {place} ", "")]
     return [spread(where, mood, columns), *_agreement(view, columns)]

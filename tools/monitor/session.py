@@ -13,9 +13,8 @@ from datetime import datetime, tzinfo
 from typing import IO, Final
 
 from tools.monitor.document import document
-from tools.monitor.frame import Size, compose
-from tools.monitor.ink import Line
-from tools.monitor.keys import Navigation, press
+from tools.monitor.frame import Size, compose, trimmed
+from tools.monitor.keys import PANES, Navigation, press
 from tools.monitor.memory import Memory
 from tools.monitor.terminal import Terminal
 from tools.monitor.view import NodeView, describe
@@ -52,10 +51,17 @@ class Nodes:
         return len(self._watched)
 
 
-def once(nodes: Nodes, interval_s: float, size: Size) -> list[Line]:
-    """One frame."""
+def once(nodes: Nodes, interval_s: float, size: Size) -> list[str]:
+    """One frame of each node as plain lines; of several, a table of them first."""
     views = nodes.look_twice(max(interval_s, ONCE_S))
-    return compose(views, Navigation(), size, local_zone())
+    states = [Navigation(node=number) for number in range(len(views))]
+    if len(views) > 1:
+        states.insert(0, Navigation(pane=PANES[-1]))
+    lines: list[str] = []
+    for state in states:
+        without_keys = compose(views, state, size, local_zone())[:-1]
+        lines += [*([""] if lines else []), *trimmed(without_keys)]
+    return lines
 
 
 def json_once(nodes: Nodes, interval_s: float) -> bytes:

@@ -17,7 +17,7 @@ import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Final, Self
+from typing import Final, Self, TextIO
 
 from rich.console import Console
 
@@ -45,7 +45,7 @@ class Happened:
     ended_by: int | None = None
 
 
-def console_on(file: IO[str], *, colour: bool) -> Console:
+def console_on(file: TextIO, *, colour: bool) -> Console:
     """Rich as the frames need it; NO_COLOR is heeded, too."""
     return Console(
         file=file, no_color=None if colour else True, highlight=False, legacy_windows=False
@@ -55,7 +55,7 @@ def console_on(file: IO[str], *, colour: bool) -> Console:
 class Terminal:
     """The terminal behind two open files, ``keys`` and ``screen``, for the length of a context."""
 
-    def __init__(self, keys: IO[str], screen: IO[str], *, colour: bool) -> None:
+    def __init__(self, keys: TextIO, screen: TextIO, *, colour: bool) -> None:
         self._keys_fd = keys.fileno()
         self._screen = screen
         self._console = console_on(screen, colour=colour)
@@ -118,10 +118,8 @@ class Terminal:
             for number in self._ours.recv(READ_BYTES):
                 if number in ENDING:
                     ended_by = number
-                elif number == signal.SIGTSTP:
-                    self._sleep()
-                    redraw = True
                 else:
+                    self._changed(number)
                     redraw = True
         if self._keys_fd in ready:
             data = os.read(self._keys_fd, READ_BYTES)
@@ -134,11 +132,15 @@ class Terminal:
             redraw = True
         return Happened(keys, redraw, ended_by)
 
-    def _sleep(self) -> None:
-        """Stop as the shell wants it (Ctrl-Z), with the terminal as it was, until it goes on."""
-        self._give()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        self._take()
+    def _changed(self, number: int) -> None:
+        """Stop as the shell wants it (Ctrl-Z), with the terminal as it was, until it goes on; take
+        the terminal again after any stop, for the shell had it meanwhile.
+        """
+        if number == signal.SIGTSTP:
+            self._give()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if number != signal.SIGWINCH:
+            self._take()
 
     def _take(self) -> None:
         modes = [each[:] if isinstance(each, list) else each for each in self._modes]
