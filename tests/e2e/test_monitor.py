@@ -16,7 +16,7 @@ from pty_screen import PtyProgram, Screen
 from running_node import RunningNode, prepare, run
 
 MONITOR = (sys.executable, "-m", "tools.monitor")
-TRANSACTIONS = 6_000
+TRANSACTIONS = 4_000
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -22,7 +22,7 @@ LOOKS = 8
 NAME = "~/recorded"
 
 
-def save(path: Path, looks: list[Observation]) -> None:
+def save(path: Path, looks: list[Observation], datadir: Path) -> None:
     declarations: dict[str, str] = {}
     told = []
     for look in looks:
@@ -42,7 +42,8 @@ def save(path: Path, looks: list[Observation]) -> None:
                 "last_cores": look.last_cores,
             }
         )
-    path.write_bytes(orjson.dumps({"declarations": declarations, "looks": told}) + b"\n")
+    recorded = orjson.dumps({"declarations": declarations, "looks": told}) + b"\n"
+    path.write_bytes(recorded.replace(str(datadir).encode(), NAME.encode()))
 
 
 def load(path: Path) -> list[Observation]:
@@ -68,7 +69,7 @@ def main() -> None:
     for _ in range(LOOKS):
         looks.append(watch.look())
         time.sleep(1.0)
-    save(path, looks)
+    save(path, looks, datadir)
 
 
 if __name__ == "__main__":

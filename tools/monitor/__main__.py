@@ -106,7 +106,7 @@ def _places(
     directories: Sequence[Path], where: Path | None, network: str | None
 ) -> list[datadir.Layout]:
     """The data directories that were named, each checked; raises an ``OperatorError``."""
-    named = [*directories, *([where] if where is not None else [])]
+    named: list[Path | None] = [*directories, *([where] if where is not None else [])]
     if len(named) > MAX_NODES:
         raise UsageError(f"{len(named)} data directories are too many", f"name {MAX_NODES} at most")
     places = [locate(each, network) for each in named or [None]]

@@ -81,15 +81,14 @@ def tray_line(view: NodeView) -> Line:
 def _box(lines: list[Line], box: StageBox, inside: int) -> None:
     name = box.name if box.count == 1 else f"{box.name} x{box.count}"
     short = box.ready < box.count
-    told = f"{box.ready}/{box.count} up" if short else ""
+    told = f"{box.ready} of {box.count} ready" if short else f"in {amount(box.in_per_s)}/s"
     busy = UNKNOWN if box.shares is None else f"{box.shares.whole()[0]}%"
     manner = "bad" if short else "bold"
     title, _ = cell(f" {name} ", min(len(name) + 2, inside))
     lines[0] += [("╭─", "dim"), (title, manner), ("─" * (inside + 1 - len(title)) + "╮", "dim")]
     lines[1] += [("│ ", "dim"), *bar(box.shares, inside - 5), cell(busy, 5, right=True)]
     lines[1].append((" │", "dim"))
-    lines[2] += [("│ ", "dim"), cell(f"in {amount(box.in_per_s)}/s", inside - len(told))]
-    lines[2] += [(told, "bad"), (" │", "dim")]
+    lines[2] += [("│ ", "dim"), cell(told, inside, "bad" if short else ""), (" │", "dim")]
     corner = {"intake": inside // 2, "sink": inside // 2}.get(box.role)
     bottom = "─" * (inside + 2)
     if corner is not None:

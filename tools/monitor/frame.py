@@ -127,9 +127,9 @@ def _body(
             return _list("metrics", panes.metrics(view), state, room, head=1)
         case "events":
             return _list("events", panes.events(view, zone), state, room, head=0)
-    if columns >= WIDE_COLUMNS and room.rows >= TALL_ROWS:
-        return _wide_overview(view, state, room, zone)
-    return _overview(view, state, room, zone)
+        case _:
+            wide = columns >= WIDE_COLUMNS and room.rows >= TALL_ROWS
+            return (_wide_overview if wide else _overview)(view, state, room, zone)
 
 
 def _by(state: Navigation) -> str:

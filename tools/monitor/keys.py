@@ -99,6 +99,5 @@ def press(state: Navigation, key: str, nodes: int) -> Navigation:
             return replace(state, offset=0)
         case "end":
             return replace(state, offset=_FAR)
-    if key in _SCROLLS:
-        return replace(state, offset=max(0, state.offset + _SCROLLS[key]))
-    return state
+        case _:
+            return replace(state, offset=max(0, state.offset + _SCROLLS.get(key, 0)))

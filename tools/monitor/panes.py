@@ -40,7 +40,7 @@ LEVEL_MARKS: Final[Mapping[str, tuple[str, str]]] = {
 }
 BAR_COLUMNS: Final = 24
 _NODE_FIGURES: Final = (
-    *(("height", 10), ("round", 6), ("voting", 8), ("peers", 6), ("tx/s", 8), ("final ms", 11)),
+    *(("height", 10), ("voting", 7), ("peers", 6), ("tx/s", 8), ("final ms", 10)),
 )
 
 
@@ -123,10 +123,11 @@ def header(view: NodeView, state: Navigation, columns: int, place: str) -> list[
     ]
     mood: Line = [("PAUSED ", "warn")] if state.paused else []
     if view.absent is not None:
-        mood.append((f"not running {place} ", "bad"))
+        mood += [("not running", "bad"), (f"  {place} ", "dim")]
         return [spread(where, mood, columns)]
     manner = STATE_MANNERS.get(view.state, "warn")
-    mood += [(view.state, manner), (f"  up {duration(view.uptime_s)} {place} ", "")]
+    mood += [(view.state, manner), (f"  up {duration(view.uptime_s)}", ""), (f"  {place}", "dim")]
+    mood.append((" ", ""))
     return [spread(where, mood, columns), *_agreement(view, columns)]
 
 
@@ -147,7 +148,7 @@ def _agreement(view: NodeView, columns: int) -> list[Line]:
     second: Line = [
         *[(" mempool ", "dim"), told(at.mempool, 11)],
         *[("finality ", "dim"), cell(f"{quantile_pair(view.finality)} ms", 15, "bold")],
-        ("(p50/p99 of half a minute)   ", "dim"),
+        ("p50/p99 of 30 s   ", "dim"),
         (" ".join(view.about.get(key, "") for key in ("version", "backend")), "dim"),
     ]
     return [fit(first, columns), fit(second, columns)]
@@ -316,8 +317,8 @@ def events(view: NodeView, zone: tzinfo | None) -> list[Line]:
 def nodes(views: Sequence[NodeView], state: Navigation, columns: int) -> list[Line]:
     """A line for each node that is watched."""
     sizes = [size for _, size in _NODE_FIGURES]
-    room = max(12, columns - sum(sizes) - 30)
-    lines: list[Line] = [[*_pair("   node", room), *_pair("state", 10)]]
+    room = max(12, columns - sum(sizes) - 22)
+    lines: list[Line] = [[*_pair("   node", room), *_pair("state", 12)]]
     lines[0] += [cell(title, size, "dim", right=True) for title, size in _NODE_FIGURES]
     for number, view in enumerate(views):
         mark = ">" if number == state.node else " "
@@ -328,13 +329,13 @@ def nodes(views: Sequence[NodeView], state: Navigation, columns: int) -> list[Li
             continue
         final = view.trends.get("final", ())
         figures = (
-            *(UNKNOWN if each is None else f"{each:,}" for each in (at.height, at.round)),
+            UNKNOWN if at.height is None else f"{at.height:,}",
             _voting(at.voting, at.validators),
             UNKNOWN if at.peers is None else str(at.peers),
             amount(final[-1] if final else None),
             quantile_pair(view.finality),
         )
-        line = [name, cell(view.state, 10, STATE_MANNERS.get(view.state, "warn"))]
+        line = [name, cell(view.state, 12, STATE_MANNERS.get(view.state, "warn"))]
         line += [cell(text, size, right=True) for text, size in zip(figures, sizes, strict=True)]
         lines.append([*line, (f"  {at.sync}", "good" if at.well else "warn")])
     return lines

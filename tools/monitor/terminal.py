@@ -17,7 +17,7 @@ import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final, Self, TextIO
+from typing import Any, Final, Self, TextIO
 
 from rich.console import Console
 
@@ -111,10 +111,11 @@ class Terminal:
 
     def wait(self, at_most_s: float) -> Happened:
         """Wait for keys or signals, no longer than that; returns what came."""
-        ready, _, _ = select.select([self._keys_fd, self._ours], [], [], max(0.0, at_most_s))
+        ours_fd = self._ours.fileno()
+        ready, _, _ = select.select([self._keys_fd, ours_fd], [], [], max(0.0, at_most_s))
         keys: tuple[str, ...] = ()
         ended_by, redraw = None, False
-        if self._ours in ready:
+        if ours_fd in ready:
             for number in self._ours.recv(READ_BYTES):
                 if number in ENDING:
                     ended_by = number
@@ -143,7 +144,8 @@ class Terminal:
             self._take()
 
     def _take(self) -> None:
-        modes = [each[:] if isinstance(each, list) else each for each in self._modes]
+        modes: list[Any] = list(self._modes)
+        modes[6] = list(modes[6])
         modes[3] &= ~(termios.ICANON | termios.ECHO)  # Ctrl-C and Ctrl-Z remain signals
         modes[6][termios.VMIN], modes[6][termios.VTIME] = 0, 0
         termios.tcsetattr(self._keys_fd, termios.TCSADRAIN, modes)
