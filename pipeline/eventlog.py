@@ -12,7 +12,6 @@ read logs.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,7 +38,7 @@ class QuietLog:
     Remembers the last events: ``unix_clock`` gives their time in seconds.
     """
 
-    def __init__(self, log: Log, unix_clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, log: Log, unix_clock: Callable[[], float]) -> None:
         self._log = log
         self._unix_clock = unix_clock
         self._recent: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)

@@ -112,7 +112,7 @@ class Supervisor:
         self._trays = TraySegments(topology)
         self._run_dir = Path(os.path.abspath(run_dir))
         self._plan = pickle.dumps(Plan(topology, settings, str(self._run_dir), runner, program))
-        self._log = QuietLog(log)
+        self._log = QuietLog(log, time.time)
         self._log_levels = LogLevels(self._specs, log_level)
         self._on_ready = on_ready
         self._on_hangup = on_hangup

@@ -46,7 +46,7 @@ def test_events_are_passed_on_and_kept_with_their_time() -> None:
 
 
 def test_what_is_kept_is_bounded_and_json() -> None:
-    log = QuietLog(Kept())
+    log = QuietLog(Kept(), lambda: 1.5)
     for number in range(3 * EVENTS_KEPT):
         log.info("event", number=number, text="x" * 10_000, names=["a", "b"], thing=object())
     recent = log.recent()
