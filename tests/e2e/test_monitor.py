@@ -59,6 +59,8 @@ def test_a_terminal_follows_a_node_through_its_lives(node: RunningNode) -> None:
         columns = program.screen.line_with("busy").split()
         assert columns[:7] == ["process", "pid", "core", "busy", "back", "keep", "idle"]
         died = columns.index("died")
+        corners = [line for line in program.screen.lines() if line.startswith("╭")]
+        assert [(len(line), line[-1]) for line in corners] == [(80, "╮")]  # to the last column
 
         load = node.load("--rate", "1000", "--allow-shedding", "--resubmit")
         program.wait_for(lambda screen: "work" in screen.text() and moving(screen), "items flow")

@@ -84,8 +84,9 @@ class Screen:
             elif character == "\n":
                 self._row = min(self._row + 1, self.rows - 1)
             elif self._row < self.rows:  # else: drawn for the size before
-                self._cells[self._row][min(self._column, self.columns - 1)] = character
-                self._column += 1
+                self._cells[self._row][self._column] = character
+                # Without wrapping it stays at the last column, and what erases there takes that.
+                self._column = min(self._column + 1, self.columns - 1)
 
 
 class PtyProgram:

@@ -141,6 +141,8 @@ def test_the_screen_of_these_tests_sees_what_is_sent() -> None:
     assert screen.modes == {7}
     screen.feed("\x1b[2H\x1b[K")
     assert screen.lines() == ["xY", "", ""]
+    screen.feed("\x1b[3H0123456789\x1b[K")
+    assert screen.lines() == ["xY", "", "012345678"]
     with pytest.raises(AssertionError):
         screen.feed("\x1b[3A")
 

@@ -94,14 +94,16 @@ class Terminal:
         return Size(*found) if found.columns and found.lines else DEFAULT_SIZE
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Bring the screen to these lines."""
+        """Bring the screen to these lines, each as wide as the screen: nothing is erased, which at
+        the last column would take a character away.
+        """
         self._console.width = max(1, sum(len(text) for text, _ in lines[0])) if lines else 1
         with self._console.capture() as captured:
             frame = Frame(lines, ascii_only=self._ascii_only)
             self._console.print(frame, end="", soft_wrap=True)
         texts = captured.get().split("\n")
         parts = [
-            f"\x1b[{row}H{text}\x1b[K"
+            f"\x1b[{row}H{text}"
             for row, text in enumerate(texts, 1)
             if row > len(self._shown) or self._shown[row - 1] != text
         ]
