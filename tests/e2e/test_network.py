@@ -32,6 +32,11 @@ def final_on(net: Devnet, *numbers: int) -> set[int]:
     return {net.metrics(number, "consensus")["items_out"] for number in numbers}
 
 
+def figures(net: Devnet, name: str) -> list[int]:
+    """A metric of agreement on every node."""
+    return [int(net.metrics(number, "consensus")[name]) for number in ALL]
+
+
 def repetitions(net: Devnet, *numbers: int) -> None:
     """Wait until these nodes have heard the same votes again and again."""
 
@@ -56,6 +61,9 @@ def test_a_payment_sent_to_any_node_is_final_on_all(net: Devnet) -> None:
         net.send(100, number)
     wait_until(lambda: final_on(net, *ALL) == {400}, what="everything is final everywhere")
     assert {net.metrics(number, "net")["peers"] for number in ALL} == {3}
+    wait_until(lambda: figures(net, "validators_voting") == [4] * 4, what="all are heard of")
+    assert figures(net, "behind") == [0] * 4
+    wait_until(lambda: min(figures(net, "peers_height")) >= 4, what="peers tell their heights")
     end(net, least=4)
     net.check(0)
 
