@@ -17,6 +17,8 @@ from running_node import RunningNode, prepare, run
 
 MONITOR = (sys.executable, "-m", "tools.monitor")
 TRANSACTIONS = 4_000
+FIRST_HALF = ("--count", "2000")
+SECOND_HALF = ("--first", "2000", "--count", "2000")
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -28,12 +30,18 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(directory, *options, "--seed", "monitor")
 
 
-@pytest.fixture
-def node(tmp_path: Path, workload: Path) -> Iterator[RunningNode]:
-    node = RunningNode(tmp_path, workload, verify={"workers": 2, "backend": "nacl"})
-    node.start()
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, workload: Path) -> Iterator[RunningNode]:
+    root = tmp_path_factory.mktemp("node")
+    node = RunningNode(root, workload, verify={"workers": 2, "backend": "nacl"})
     yield node
     node.end()
+
+
+@pytest.fixture
+def node(shared: RunningNode) -> RunningNode:
+    """One node for all tests, started again after one that stopped it."""
+    return shared if shared.process is not None else shared.start()
 
 
 def monitor(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -62,7 +70,7 @@ def test_a_terminal_follows_a_node_through_its_lives(node: RunningNode) -> None:
         corners = [line for line in program.screen.lines() if line.startswith("╭")]
         assert [(len(line), line[-1]) for line in corners] == [(80, "╮")]  # to the last column
 
-        load = node.load("--rate", "1000", "--allow-shedding", "--resubmit")
+        load = node.load(*FIRST_HALF, "--rate", "600", "--allow-shedding", "--resubmit")
         program.wait_for(lambda screen: "work" in screen.text() and moving(screen), "items flow")
 
         def times_sum(screen: Screen) -> bool:
@@ -110,7 +118,6 @@ def test_a_terminal_follows_a_node_through_its_lives(node: RunningNode) -> None:
         program.press("q")
         assert program.wait_end() == 0
         assert program.is_restored()
-    assert node.stop() == 0
 
 
 def moving(screen: Screen) -> bool:
@@ -119,9 +126,10 @@ def moving(screen: Screen) -> bool:
     return any(word.endswith("/s") and word[0] in "123456789" for word in row)
 
 
-def test_a_document_of_a_loaded_node(node: RunningNode, tmp_path: Path) -> None:
-    load = node.load("--rate", "1000", "--allow-shedding")
-    node.wait_until(lambda: node.metrics("consensus")["items_out"] > 500)
+def test_a_document_of_a_loaded_node(node: RunningNode) -> None:
+    before = node.metrics("consensus")["items_out"]
+    load = node.load(*SECOND_HALF, "--rate", "600", "--allow-shedding")
+    node.wait_until(lambda: node.metrics("consensus")["items_out"] > before + 200)
     (view,) = watched(node.datadir)
     assert (view["state"], view["absent"], view["about"]["chain"]) == ("running", None, "dev")
     rows = {(row["stage"], row["index"]): row for row in view["rows"]}
@@ -167,8 +175,7 @@ def test_a_document_of_a_loaded_node(node: RunningNode, tmp_path: Path) -> None:
 
 
 def test_several_nodes_of_which_one_runs(node: RunningNode, workload: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    other = RunningNode(tmp_path / "other", workload)
+    other = RunningNode(tmp_path, workload)
     with PtyProgram((*MONITOR, str(node.datadir), str(other.datadir)), 150, 30) as program:
         program.wait_for_text("running", "1 of 2", "8 nodes")
         program.press("8")
