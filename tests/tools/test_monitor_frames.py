@@ -73,6 +73,15 @@ def test_a_terminal_that_is_too_small_is_told_so() -> None:
         assert plain(lines[0]).startswith("too small"[: size.columns])
 
 
+def test_a_supervisor_that_does_not_answer_is_told() -> None:
+    view = made_up()
+    for age_s, told in ((1.2, False), (75.0, True)):
+        (first, *_) = trimmed(
+            compose([replace(view, status_age_s=age_s)], Navigation(), SMALL, UTC)
+        )
+        assert ("supervisor silent for 1 min 15 s  running" in first) == told
+
+
 def test_columns_do_not_jump_when_figures_change() -> None:
     """Where words stand in one frame, they stand in the next."""
     small, large = made_up(), made_up()

@@ -24,7 +24,8 @@ class Observation:
     ``at_s`` is CLOCK_MONOTONIC, ``unix_s`` the time of day, ``name`` what the node is called on the
     screen. ``absent`` says why nobody answers and is None while a node runs; then ``life`` tells
     one supervisor from the next and ``status`` is its latest answer, without the metrics, which are
-    in ``snapshots``. ``last_cores`` maps a process to the core that it last ran on.
+    in ``snapshots``; it is ``status_age_s`` old. ``last_cores`` maps a process to the core that it
+    last ran on.
     """
 
     at_s: float
@@ -35,3 +36,4 @@ class Observation:
     status: Mapping[str, Any] = field(default_factory=dict)
     snapshots: Mapping[Key, StageSnapshot] = field(default_factory=dict)
     last_cores: Mapping[str, int] = field(default_factory=dict)
+    status_age_s: float = 0.0

@@ -39,6 +39,9 @@ LEVEL_MARKS: Final[Mapping[str, tuple[str, str]]] = {
     "error": ("x", "bad"),
 }
 BAR_COLUMNS: Final = 24
+SILENT_S: Final = 3.0
+"""An older status is said to be old."""
+
 _NODE_FIGURES: Final = (
     *(("height", 10), ("voting", 7), ("peers", 6), ("tx/s", 8), ("final ms", 10)),
 )
@@ -126,6 +129,8 @@ def header(view: NodeView, state: Navigation, columns: int, place: str) -> list[
         mood += [("not running", "bad"), (f"  {place} ", "dim")]
         return [spread(where, mood, columns)]
     manner = STATE_MANNERS.get(view.state, "warn")
+    if view.status_age_s > SILENT_S:
+        mood.append((f"supervisor silent for {duration(view.status_age_s)}  ", "bad"))
     mood += [(view.state, manner), (f"  up {duration(view.uptime_s)}", ""), (f"  {place}", "dim")]
     mood.append((" ", ""))
     return [spread(where, mood, columns), *_agreement(view, columns)]

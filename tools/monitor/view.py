@@ -133,6 +133,7 @@ class NodeView:
     state: str = ""
     pid: int | None = None
     uptime_s: float | None = None
+    status_age_s: float = 0.0
     about: Mapping[str, str] = field(default_factory=dict)
     agreement: Agreement | None = None
     finality: Quantiles | None = None
@@ -171,6 +172,7 @@ def describe(memory: Memory) -> NodeView:
         state=printable(status.get("state", "")),
         pid=status.get("pid"),
         uptime_s=status.get("uptime_s"),
+        status_age_s=look.status_age_s,
         about={key: printable(value) for key, value in status.get("extra", {}).items()},
         agreement=agreement(look),
         finality=finalities[0] if finalities else None,

@@ -26,6 +26,9 @@ ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 0.3
 """The screen stands still while the supervisor is waited for."""
 
+BUSY_PAUSE_S: Final = 4.0
+"""Longer than usual until a supervisor is asked again that did not answer."""
+
 _LAST_CORE_FIELD: Final = 36
 """Of /proc/<pid>/stat, counted behind the name (proc_pid_stat(5): field 39)."""
 
@@ -48,6 +51,7 @@ class Watch:
         self._life = 0
         self._ask_at_s = 0.0
         self._status: Mapping[str, Any] = {}
+        self._status_at_s = 0.0
         self._last_cores: dict[str, int] = {}
         self._absent = "nothing is known yet"
 
@@ -70,6 +74,7 @@ class Watch:
             self._status,
             self._snapshots(),
             dict(self._last_cores),
+            now_s - self._status_at_s,
         )
 
     def close(self) -> None:
@@ -85,11 +90,14 @@ class Watch:
         except NoNodeError as error:
             if self._pidfd < 0:
                 self._absent = error.message
-            return  # one that is there and busy is asked again
+            else:  # it is there and does not answer: what is not read would gather at its socket
+                self._ask_at_s += BUSY_PAUSE_S
+            return
         except OSError as error:  # it ended between the answer and now
             self._let_go(f"its supervisor has just ended ({error.strerror})")
             return
         self._status = {name: value for name, value in status.items() if name != "metrics"}
+        self._status_at_s = self._clock()
         for process in status["processes"]:
             core = _last_core(process["pid"])
             if core is not None:
