@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.admission import Admission, OutputView, TransactionPosition
+from node.mempool_journal import Journal
 from node.newcomers import parse
 from node.orphans import OrphanPool
 from node.policy import PolicyLimits
@@ -85,6 +86,11 @@ class Mempool:
     def counters(self) -> Counters:
         """How many came in and how each left; see ``Counters`` for the equations that hold."""
         return self._pool.counters
+
+    @property
+    def journal(self) -> Journal:
+        """What comes in and leaves, numbered, for those who want to be told."""
+        return self._pool.journal
 
     @property
     def verdict_counts(self) -> Sequence[int]:

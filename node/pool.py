@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.fee_order import Candidate, FeeOrder
+from node.mempool_journal import Journal
 from node.params import (
     ID_BYTES,
     INPUT_BYTES,
@@ -113,6 +114,7 @@ class Pool:
         "counters",
         "entries",
         "fees",
+        "journal",
         "limits",
         "size_bytes",
         "spent",
@@ -121,6 +123,7 @@ class Pool:
     def __init__(self, limits: PolicyLimits, counters: Counters) -> None:
         self.limits = limits
         self.counters = counters
+        self.journal = Journal()
         self.entries: dict[bytes, Entry] = {}  # by txid, in order of arrival
         self.spent: dict[bytes, bytes] = {}  # outpoint -> txid of the entry that spends it
         self.size_bytes = 0
@@ -162,6 +165,7 @@ class Pool:
         self.size_bytes += len(raw)
         self.fees += fee
         self.counters.admitted += 1
+        self.journal.added((txid,), (raw,))
 
     def insert_plain(
         self,
@@ -189,6 +193,7 @@ class Pool:
         self.size_bytes += sum(map(len, raws))
         self.fees += sum(fees)
         self.counters.admitted += len(txids)
+        self.journal.added(txids, raws)
 
     def rate(self, txid: bytes) -> int:
         """Fee rate that an entry ranks by: the lowest of its own and its pending ancestors'."""
@@ -279,6 +284,7 @@ class Pool:
             self._order.discard(sequence)
             self.size_bytes -= len(raw)
             self.fees -= fee
+        self.journal.removed(txids)
         return len(txids)
 
     def victims(
@@ -362,6 +368,7 @@ class Pool:
             self.size_bytes -= sum(map(len, map(_RAW, known)))
             self.fees -= sum(map(_FEE, known))
             self.counters.finalised += known_count
+            self.journal.left_into_block(known_count)
         if self._pinned:
             deque(map(self._pinned.pop, block_txids, repeat(None)), maxlen=0)
         if self._children and known:

@@ -2,8 +2,8 @@
 
 Judged trays come from the verifiers and are admitted in order; every admission goes back to ``net``
 with its tray. What it takes to agree on blocks is done by `node.host`, which this stage gives its
-turns, its elapsed time and the signer's answers; what is final goes out over ZeroMQ PUB, and never
-before it is on disk.
+turns, its elapsed time and the signer's answers; what is final goes out over ZeroMQ, and never
+before it is on disk (`node.notify`, which also tells of the mempool if somebody listens).
 
 It owns the chain store, the block files, the write-ahead log and mempool.dat; it alone writes them.
 The validator's key it never sees. What kills it: a full disk or a damaged file (the node stops and
@@ -99,7 +99,7 @@ class ConsensusStage(TraySink):
         self._mempool = Mempool(self._store, settings.policy, settings.genesis.min_fee)
         self._load_mempool()
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._publisher = Publisher(self._sockets, settings.notify_address)
+        self._publisher = Publisher(self._sockets, settings.notify_address, self._mempool.journal)
         self._sign = Outbox(self._sockets, link_named(context.topology, "sign"))
         self._signed = open_inbox(self._sockets, link_named(context.topology, "signed"))
         self._say = Outbox(self._sockets, link_named(context.topology, "say"))
@@ -122,6 +122,7 @@ class ConsensusStage(TraySink):
             Input(self._signed, self._handle_signed),
             Input(self._heard, self._handle_heard),
             *self.tray_inputs,
+            Input(self._publisher.socket, self._publisher.take_subscriptions),
         )
         self._items_in = self.metrics["items_in"]
         self._times = TrayTimes(self.metrics)
@@ -149,6 +150,7 @@ class ConsensusStage(TraySink):
         if self._mempool.has_ready_orphans:
             self._mempool.adopt_ready()
         self._host.poll(now_ns)
+        self._publisher.mempool_changed()
 
     def deadline_ns(self) -> int | None:
         """The next timer of agreement, or the next gap to skip."""
