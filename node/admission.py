@@ -88,6 +88,18 @@ class _Funding(NamedTuple):
     parents: tuple[bytes, ...]
 
 
+class _Place(NamedTuple):
+    """Where a good transaction would stand in the pool, what it would replace, and by how much the
+    pool would then be over its limits.
+    """
+
+    rate: int
+    ancestors: int
+    leaving: dict[bytes, None]
+    count_over: int
+    bytes_over: int
+
+
 class _ChainFacts(NamedTuple):
     """What the chain alone says about each transaction of a tray.
 
@@ -447,6 +459,46 @@ class Admission:
 
         Nothing changes before the last check has passed.
         """
+        pool = self._pool
+        place = self._place(raw, outpoints, fee, parents)
+        if isinstance(place, Verdict):
+            return place
+        rate, ancestors, leaving, count_over, bytes_over = place
+        if count_over > 0 or bytes_over > 0:
+            victims = pool.victims(count_over, bytes_over, rate, leaving)
+            if victims is None:
+                return Verdict.MEMPOOL_FULL
+            pool.counters.evicted += pool.remove(victims)
+        if leaving:
+            pool.counters.replaced += pool.remove(leaving)
+        pool.insert(txid, raw, fee, rate, outpoints, parents, ancestors, arrived_ms)
+        return Verdict.ADMITTED
+
+    def try_out(self, newcomer: Newcomer) -> tuple[Verdict, int]:
+        """Judge one transaction as if it had come, and change nothing; its fee if that is known.
+
+        Of a full pool it is asked only whether something in it ranks lower, not whether enough
+        could be evicted.
+        """
+        if newcomer.txid in self._pool.entries:
+            return Verdict.KNOWN, self._pool.entries[newcomer.txid][FEE]
+        funding = self._fund(newcomer, self._view.get_outputs(list(newcomer.outpoints)))
+        if isinstance(funding, Verdict):
+            return funding, 0
+        if isinstance(funding, bytes):
+            return Verdict.ORPHANED, 0
+        place = self._place(newcomer.raw, newcomer.outpoints, funding.fee, funding.parents)
+        if isinstance(place, Verdict):
+            return place, funding.fee
+        full = place.count_over > 0 or place.bytes_over > 0
+        if full and not self._pool.could_evict(place.rate):
+            return Verdict.MEMPOOL_FULL, funding.fee
+        return Verdict.ADMITTED, funding.fee
+
+    def _place(
+        self, raw: bytes, outpoints: tuple[bytes, ...], fee: int, parents: tuple[bytes, ...]
+    ) -> _Place | Verdict:
+        """Judge a good transaction against the rest of the pool; changes nothing."""
         pool, limits = self._pool, self._limits
         entries = pool.entries
         leaving: dict[bytes, None] = {}
@@ -474,15 +526,7 @@ class Admission:
             rate = min(rate, min(map(pool.rate, parents)))
         count_over = len(entries) - len(leaving) + 1 - limits.max_count
         bytes_over = pool.size_bytes - freed_bytes + len(raw) - limits.max_bytes
-        if count_over > 0 or bytes_over > 0:
-            victims = pool.victims(count_over, bytes_over, rate, leaving)
-            if victims is None:
-                return Verdict.MEMPOOL_FULL
-            pool.counters.evicted += pool.remove(victims)
-        if leaving:
-            pool.counters.replaced += pool.remove(leaving)
-        pool.insert(txid, raw, fee, rate, outpoints, parents, ancestors, arrived_ms)
-        return Verdict.ADMITTED
+        return _Place(rate, ancestors, leaving, count_over, bytes_over)
 
     # -- orphans and reloads --------------------------------------------------------------------
 

@@ -175,6 +175,13 @@ class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_buffer_mb: Annotated[
         int, Meta(ge=4, le=65_536, description="Write buffers of the database, in MiB.")
     ] = 32
+    address_index: Annotated[
+        bool,
+        Meta(
+            description="Keep the unspent outputs by address, for listunspent and getbalance. "
+            "Switched on, the next start builds it; switched off, the next start removes it."
+        ),
+    ] = True
 
 
 class PipelineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -218,6 +225,72 @@ class PipelineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 256
 
 
+class RpcSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """JSON-RPC over HTTP, for wallets, and the pages of metrics and health."""
+
+    listen: Annotated[
+        OptionalPeerAddress,
+        Meta(
+            description="Where JSON-RPC, /metrics, /healthz and /readyz are served (HTTP); nowhere "
+            "if it is empty. Passwords and answers are not encrypted: keep it on loopback, or "
+            "behind a proxy that speaks TLS."
+        ),
+    ]
+    rpcauth: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[^:$]{1,64}:[0-9a-zA-Z]{1,64}\$[0-9a-f]{64}$")], ...],
+        Meta(
+            max_length=32,
+            description="Users beside the cookie in the data directory, each NAME:SALT$DIGEST with "
+            "the HMAC-SHA256 of the password under the salt, as Bitcoin Core's rpcauth tool prints "
+            "them.",
+        ),
+    ] = ()
+    max_connections: Annotated[
+        int, Meta(ge=1, le=1_000, description="Connections at once; more are closed.")
+    ] = 64
+    max_body_kb: Annotated[
+        int, Meta(ge=16, le=65_536, description="Size of a request's body, in KiB (2^10 bytes).")
+    ] = 4_096
+    max_batch: Annotated[int, Meta(ge=1, le=10_000, description="Calls in one batch.")] = 1_000
+    workers: Annotated[
+        int, Meta(ge=1, le=64, description="Requests that are worked on at once.")
+    ] = 8
+    work_queue: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000,
+            description="Requests that wait for their turn; more are answered with status 503.",
+        ),
+    ] = 64
+    max_waits: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000,
+            description="Calls of waittransactionfinality at once, which wait and do no work.",
+        ),
+    ] = 32
+    timeout_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="Seconds in which a request must have arrived, and for which a connection "
+            "may say nothing.",
+        ),
+    ] = 30
+    memory_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_048_576,
+            description="Resident memory above which this stage is restarted, in MiB. 0 is no "
+            "limit.",
+        ),
+    ] = 512
+
+
 class LogSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the node writes to standard error, one event a line."""
 
@@ -240,6 +313,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: BlockSection
     store: StoreSection
     pipeline: PipelineSection
+    rpc: RpcSection
     log: LogSection
 
 
@@ -264,6 +338,7 @@ def defaults(network: str) -> Config:
         block=BlockSection(),
         store=StoreSection(),
         pipeline=PipelineSection(),
+        rpc=RpcSection(listen=f"127.0.0.1:{rpc_port}"),
         log=LogSection(),
     )
 
@@ -379,9 +454,8 @@ def _check_value(section: str, key: str, value: object, path: str) -> None:
         msgspec.convert(value, _TYPES[section][key], strict=True)
     except msgspec.ValidationError:
         raise _wrong_value(section, key, value, path) from None
-    if section == "network" and not all(
-        1 <= port_of(address) <= 65_535 for address in _addresses(value)
-    ):
+    addresses = _addresses(value) if section == "network" or key == "listen" else []
+    if not all(1 <= port_of(address) <= 65_535 for address in addresses):
         raise _wrong_value(section, key, value, path)
 
 
@@ -445,7 +519,11 @@ def _expected(section: str, key: str) -> str:
         return "one of " + ", ".join(f'"{choice}"' for choice in get_args(bare))
     if key == "peers":
         return 'a list of "ADDRESS:PORT", each with a port from 1 to 65535'
-    if key == "peer_listen":
+    if bare is bool:
+        return "true or false"
+    if key == "rpcauth":
+        return 'a list of "NAME:SALT$DIGEST", each with 64 hexadecimal digits behind the $'
+    if key == "peer_listen" or (section, key) == ("rpc", "listen"):
         return '"ADDRESS:PORT" with a port from 1 to 65535, or ""'
     if get_origin(bare) is tuple:
         choices = get_args(get_args(bare)[0])

@@ -99,6 +99,10 @@ class FeeOrder:
         """Return the rate of a live entry."""
         return self._rates[self._row(sequence)]
 
+    def admitted_ms(self, sequence: int) -> int:
+        """Return the arrival time of a live entry."""
+        return self._admitted_ms[self._row(sequence)]
+
     def raise_rate(self, sequence: int, rate: int) -> None:
         """Give a live entry a higher rate (its parents left it by becoming final)."""
         row = self._row(sequence)
@@ -188,6 +192,14 @@ class FeeOrder:
             ):
                 return candidate
         return None
+
+    def has_worse(self, below: int) -> bool:
+        """Whether an entry that eviction could take has a rate below ``below``."""
+        candidate = self.pop_worst(below)
+        if candidate is None:
+            return False
+        self.push((candidate,))
+        return True
 
     def push(self, candidates: Sequence[Candidate]) -> None:
         """Put popped entries back into the eviction order."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from node.agreement import NS_PER_MS, Agreement
-from node.block import Block
+from node.block import Block, reward_txid
 from node.block_limit import BlockLimit
 from node.candidates import Candidates
 from node.consensus.core import Core, Step, Timeouts
@@ -87,6 +87,18 @@ class AgreementBroken(NodeError):
     """Validators with more than a third of the voting power lie; nobody can go on from here."""
 
 
+class Standing(NamedTuple):
+    """Where agreement is; ``validator`` is None until the signer has said who this is."""
+
+    peers: int
+    peer_height: int
+    behind: bool
+    validator: int | None
+    height: int
+    round: int
+    step: str
+
+
 class NodeHost:
     """Performs the effects of agreement, which begins when the signer has said who it is.
 
@@ -134,12 +146,34 @@ class NodeHost:
         self._heard_ns: dict[int, int] = {}  # validator -> when it was heard last; bounded by them
         self._silent_ns = max(HEARD_NS, HEARD_PACES * settings.empty_pace_ms * NS_PER_MS)
         self._awaiting = 0  # the height for which transactions are awaited, 0 for none
+        self.on_commit: Callable[[int, bytes], None] = _nobody
         self._limit = BlockLimit(settings.genesis.max_block_transactions)
         self._unsigned = SignQueue(ask_signer, lambda: not self.peers.behind)
         self._body_ms = metrics["body_ms"]
         self._sign_ms = metrics["sign_ms"]
         self._commit_ms = metrics["commit_ms"]
         self._final_ms = metrics["final_ms"]
+
+    # -- what others may know --------------------------------------------------------------------
+
+    def standing(self) -> Standing:
+        """Where agreement is, and the peers."""
+        heights = self.peers.heights
+        known = (len(heights), max(heights.values(), default=0), self.peers.behind)
+        if self._agreement is None:
+            return Standing(*known, None, self._store.tip.height + 1, 0, "starting")
+        core = self._agreement.core
+        return Standing(*known, self._me, core.height, max(0, core.round), core.step.name.lower())
+
+    @property
+    def genesis_id(self) -> bytes:
+        """The id of the block that there was before the first."""
+        return self._settings.genesis_id
+
+    def reward_id(self, height: int) -> bytes:
+        """The id whose output is the reward of a committed block."""
+        below = self._store.block_id(height - 1) if height > 1 else self.genesis_id
+        return reward_txid(height, below, self._settings.salt)
 
     # -- what the loop calls ---------------------------------------------------------------------
 
@@ -322,6 +356,7 @@ class NodeHost:
         arrived_ms = self._sample_arrivals(decision.value)
         block = self._candidates.commit(decision.value, certificate)
         self._publisher.finalised(decision.value, block)
+        self.on_commit(decision.height, decision.value)
         writer = self._metrics
         writer.observe(self._commit_ms, (time.monotonic_ns() - began) // NS_PER_MS)
         now_ms = time.time_ns() // NS_PER_MS
@@ -377,6 +412,10 @@ class NodeHost:
     def _tell(self, answer: BlockBuilt | BlockJudged | BodyDurable | Committed) -> None:
         assert self._agreement is not None, "effects come from it"
         self._agreement.tell(answer, time.monotonic_ns())
+
+
+def _nobody(height: int, block_id: bytes) -> None:
+    """Nobody wants to know of blocks."""
 
 
 def _hex(frames: Iterable[bytes]) -> list[str]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,16 @@ from node.admission import Admission, OutputView, TransactionPosition
 from node.mempool_journal import Journal
 from node.newcomers import parse
 from node.orphans import OrphanPool
+from node.params import ID_BYTES
 from node.policy import PolicyLimits
-from node.pool import RAW, Counters, Pool, Selection
+from node.pool import ANCESTORS, FEE, PARENTS, RAW, Counters, Pool, Selection
 from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 
 __all__ = [
     "TOTALS",
     "Counters",
+    "Held",
     "Mempool",
     "OutputView",
     "PolicyLimits",
@@ -59,6 +63,18 @@ class Reloaded:
     final_count: int = 0
     expired_count: int = 0
     rejected_count: int = 0
+
+
+class Held(NamedTuple):
+    """One pending transaction; ``parents`` and ``children`` are pending, too."""
+
+    raw: bytes
+    fee: int  # units
+    admitted_ms: int
+    ancestors: int  # with itself; exact or too high
+    parents: tuple[bytes, ...]
+    children: tuple[bytes, ...]
+    pinned: bool  # in a live proposal
 
 
 class Mempool:
@@ -129,6 +145,36 @@ class Mempool:
     def spender(self, outpoint: bytes) -> bytes | None:
         """Return the txid of the pending transaction that spends ``outpoint``[33], if one does."""
         return self._pool.spent.get(outpoint)
+
+    def output(self, outpoint: bytes) -> bytes | None:
+        """Return the output[40] of a pending transaction at ``outpoint``[33], if it is one's."""
+        return self._pool.output(outpoint) if outpoint[:ID_BYTES] in self._pool.entries else None
+
+    def ids(self, start: int, count: int) -> list[bytes]:
+        """Return ids of pending transactions in order of arrival, from a place on."""
+        return list(islice(self._pool.entries, start, start + count))
+
+    def held(self, txid: bytes) -> Held | None:
+        """Return what is known of a pending transaction."""
+        pool = self._pool
+        entry = pool.entries.get(txid)
+        if entry is None:
+            return None
+        return Held(
+            entry[RAW],
+            entry[FEE],
+            pool.admitted_ms(txid),
+            entry[ANCESTORS],
+            tuple(each for each in entry[PARENTS] if each in pool.entries),
+            pool.children(txid),
+            pool.any_pinned((txid,)),
+        )
+
+    def try_out(self, txid: bytes, raw: bytes, now_ms: int) -> tuple[Verdict, int]:
+        """Say what would be answered to a transaction whose encoding and signatures are good, and
+        its fee in units where that is known; nothing changes.
+        """
+        return self._admission.try_out(parse(txid, raw, now_ms))
 
     def admit(
         self,

@@ -55,6 +55,7 @@ ALLOCATIONS_PER_ID = 255
 # Ingest: one client message (DESIGN: at most 1,024 transactions and 256 KiB).
 INGEST_MAX_TRANSACTIONS = 1024
 INGEST_MAX_BYTES = 256 * 1024
+INGEST_INSIDE = "ipc://ingest"  # in the run directory: where wallets' transactions come from rpc
 
 assert SIGNED_MESSAGE_BYTES == 47
 assert 64 + SIGNED_MESSAGE_BYTES + 1 + 16 <= 128

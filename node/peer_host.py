@@ -9,7 +9,7 @@ is with the verifiers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from node.agreement import NS_PER_MS
@@ -70,6 +70,11 @@ class PeerHost:
         self._started = True
         for peer, height in self._link.heights.items():
             self._exchange.peer_connected(peer, height, now_ns)
+
+    @property
+    def heights(self) -> Mapping[int, int]:
+        """Whom this node is connected to, and how high they are."""
+        return self._link.heights
 
     @property
     def behind(self) -> bool:

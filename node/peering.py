@@ -27,6 +27,7 @@ from node.network import link
 from node.network.hub import FrameType, Hub, HubSettings, PeerInfo
 from node.network.relay_budget import RelayBudget
 from node.network.votes_filter import VotesFilter, Worth
+from node.orders import Drop, Forget, Keep, TryOnce, decode_order
 from node.peer_frames import (
     Batch,
     Ends,
@@ -204,6 +205,21 @@ class Peering:
     def count(self) -> int:
         """How many peers there are."""
         return len(self._heights)
+
+    def ordered(self, frame: bytes) -> None:
+        """Do what the operator wants to be done about peers; what makes no sense is dropped."""
+        try:
+            match decode_order(frame):
+                case Keep(address=address):
+                    self._hub.keep(address)
+                case Forget(address=address):
+                    self._hub.forget(address)
+                case TryOnce(address=address):
+                    self._hub.try_once(address)
+                case Drop(peer=peer):
+                    self._hub.disconnect(peer, "the operator wants it")
+        except ValueError:  # no order, or no address
+            return
 
     def after_inputs(self, now_ns: int, *, bulk_open: bool) -> None:
         """Send what has gathered."""

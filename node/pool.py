@@ -208,6 +208,18 @@ class Pool:
         start = TX_HEADER_BYTES + INPUT_BYTES * raw[1] + OUTPUT_BYTES * index
         return raw[start : start + OUTPUT_BYTES]
 
+    def admitted_ms(self, txid: bytes) -> int:
+        """When an entry arrived, ms since 1970."""
+        return self._order.admitted_ms(self.entries[txid][SEQUENCE])
+
+    def children(self, txid: bytes) -> tuple[bytes, ...]:
+        """Return the ids of the entries that spend an entry's outputs, ascending."""
+        return tuple(sorted(self._children.get(txid, ())))
+
+    def could_evict(self, rate: int) -> bool:
+        """Whether there is an entry that ranks below a rate."""
+        return self._order.has_worse(rate)
+
     def ancestor_count(self, parents: Collection[bytes], limit: int) -> int:
         """Count the distinct entries among ``parents`` and their ancestors; stops above ``limit``.
 

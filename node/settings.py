@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from node.config import Config, network_of
+from node.config import Config, RpcSection, network_of
 from node.datadir import Layout
 from node.genesis import Genesis, genesis_id, salt_of
 from node.policy import PolicyLimits
@@ -55,6 +55,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     cache_mb: int  # MiB
     write_buffer_mb: int  # MiB
     net_memory_mb: int | None  # MiB, resident, of net without the trays; the supervisor sees to it
+    rpc: RpcSection
+    address_index: bool
     log_level: str
     log_format: (
         str  # "human" or "json": auto is resolved in the parent, whose stderr the children share
@@ -117,6 +119,8 @@ def resolve(
         cache_mb=config.store.cache_mb,
         write_buffer_mb=config.store.write_buffer_mb,
         net_memory_mb=config.pipeline.net_memory_mb or None,
+        rpc=config.rpc,
+        address_index=config.store.address_index,
         log_level=config.log.level,
         log_format=log_format,
     )

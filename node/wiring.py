@@ -37,6 +37,12 @@ trays would have to hold 48 signatures to take 2 ms, and the fixed cost of a tra
 quarter of everything: measured 0.55 against 0.71 of the raw rate.
 """
 
+QUESTIONS: Final = 256
+"""Questions and answers that may wait between rpc and consensus; rpc has fewer under way."""
+
+ORDERS: Final = 64
+"""Of the operator to net; each is a line that somebody has typed."""
+
 WORDS: Final = 512
 """Frames to and from peers that may wait in a link; of those beyond, each is asked for again."""
 
@@ -99,6 +105,7 @@ def wire(
                 process=process("consensus"),
             ),
             StageSpec(name="sign", build="node.stages.sign:build", role=Role.SIDE),
+            *_rpc_stages(config),
         ),
         links=(
             LinkSpec("work", "net", "verify", LinkPolicy.BLOCK, trays, "trays to verify"),
@@ -116,6 +123,7 @@ def wire(
             LinkSpec("signed", "sign", "consensus", LinkPolicy.BLOCK, trays, "their signatures"),
             LinkSpec("say", "consensus", "net", LinkPolicy.DROP, WORDS, "to peers"),
             LinkSpec("heard", "net", "consensus", LinkPolicy.DROP, WORDS, "from peers"),
+            *_rpc_links(config),
         ),
         trays=TrayDims(
             trays=trays,
@@ -135,3 +143,29 @@ def wire(
             "correct sections [pipeline] and [verify] of config.toml",
         ) from None
     return topology
+
+
+def _rpc_stages(config: Config) -> tuple[StageSpec, ...]:
+    """The stage that wallets speak to, unless it shall listen nowhere; the node lives without."""
+    if not config.rpc.listen:
+        return ()
+    return (
+        StageSpec(
+            name="rpc",
+            build="node.stages.rpc:build",
+            role=Role.SIDE,
+            nice=5,  # behind votes and admission, before the verifiers that take all there is
+            stall_ms=30_000,  # a large block takes seconds to print
+            expendable=True,
+        ),
+    )
+
+
+def _rpc_links(config: Config) -> tuple[LinkSpec, ...]:
+    if not config.rpc.listen:
+        return ()
+    return (
+        LinkSpec("ask", "rpc", "consensus", LinkPolicy.DROP, QUESTIONS, "questions of wallets"),
+        LinkSpec("told", "consensus", "rpc", LinkPolicy.DROP, QUESTIONS, "answers, new blocks"),
+        LinkSpec("order", "rpc", "net", LinkPolicy.DROP, ORDERS, "whom to connect to, or not"),
+    )

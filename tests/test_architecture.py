@@ -29,6 +29,7 @@ PURE = [
     *("node.mempool", "node.mempool_journal", "node.newcomers", "node.orphans", "node.params"),
     "node.peer_frames",
     *("node.peer_link", "node.policy", "node.pool", "node.proofs", "node.prover"),
+    *("node.orders", "node.query", "node.rpc.jsonrpc", "node.rpc.method", "node.rpc.shapes"),
     *("node.sign_link", "node.sign_queue", "node.signer", "node.storage.changes"),
     *("node.transaction", "node.verdict", "node.wal"),
     *("node.network.address", "node.network.bans", "node.network.book", "node.network.budget"),

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from node.config import defaults
-from node.stages import consensus, net, verify
+from node.stages import consensus, net, rpc, verify
 from node.wiring import wire
 from pipeline.metrics import markdown_table
 from pipeline.topology import diagram
@@ -27,6 +27,7 @@ def generated() -> dict[str, str]:
             ("net", net.METRICS),
             ("verify", verify.METRICS),
             ("consensus", consensus.METRICS),
+            ("rpc", rpc.METRICS),
         )
     )
     return {"diagram": f"```\n{diagram(topology)}\n```", "metrics": "\n".join(tables)}

@@ -15,24 +15,29 @@ from node.errors import ListenError
 _ADVICE: Final = {
     errno.EADDRINUSE: (
         "{0} is in use by another program",
-        "stop that one, or change {1} in section [network] of config.toml",
+        "stop that one, or change {1} of config.toml",
     ),
     errno.EADDRNOTAVAIL: (
         "{0} is not an address of this machine",
-        "correct {1} in section [network] of config.toml",
+        "correct {1} of config.toml",
     ),
     errno.EACCES: (
         "this user may not listen on {0}",
-        "choose a port from 1024 for {1} in section [network] of config.toml",
+        "choose a port from 1024 for {1} of config.toml",
     ),
 }
 
 
-def check_addresses(listen: str, notify: str) -> None:
-    """Check that both addresses can be listened on; raises ``ListenError`` naming the key to
-    change.
+def check_addresses(listen: str, notify: str, rpc: str) -> None:
+    """Check that all addresses can be listened on; raises ``ListenError`` naming the key to
+    change. ``rpc`` may be empty.
     """
-    for key, endpoint in (("listen", listen), ("notify", notify)):
+    asked = [
+        ("listen in section [network]", listen),
+        ("notify in section [network]", notify),
+        *([("listen in section [rpc]", rpc)] if rpc else []),
+    ]
+    for key, endpoint in asked:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         host = host.strip("[]")
         try:
@@ -49,7 +54,7 @@ def check_addresses(listen: str, notify: str) -> None:
         except socket.gaierror:
             raise ListenError(
                 f"the name {host} of {endpoint} is unknown",
-                f"write an IP address for {key} in section [network] of config.toml",
+                f"write an IP address for {key} of config.toml",
             ) from None
         except OSError as error:
             if error.errno not in _ADVICE:

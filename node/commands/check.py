@@ -144,7 +144,7 @@ def _check_parts(config: Config, settings: NodeSettings, report: _Report) -> Non
     network = config.network
     report.line(
         "addresses",
-        lambda: check_addresses(network.listen, network.notify),
+        lambda: check_addresses(network.listen, network.notify, config.rpc.listen),
         lambda _: f"{network.listen} {network.notify}",
     )
 

@@ -46,7 +46,8 @@ def run(where: Layout) -> int:
     loaded = load(where, terminal=on_terminal)
     with datadir.locked(where):
         datadir.check_writable(where)
-        check_addresses(loaded.config.network.listen, loaded.config.network.notify)
+        config = loaded.config
+        check_addresses(config.network.listen, config.network.notify, config.rpc.listen)
         found = preflight.examine(loaded.settings)
         cores = sorted(os.sched_getaffinity(0))
         topology = wire(loaded.config, found.backend, cores)
@@ -61,6 +62,7 @@ def run(where: Layout) -> int:
             genesis=settings.genesis_id.hex(),
             ingest=settings.ingest_address,
             notify=settings.notify_address,
+            rpc=settings.rpc.listen,
             free_mb=shutil.disk_usage(where.root).free // 1_000_000,
         )
         log.info(
@@ -122,8 +124,9 @@ def service_status(status: Mapping[str, Any]) -> str:
 
 def _memory_limits(settings: NodeSettings, topology: Topology) -> dict[str, int]:
     """Resident MiB per stage: the slots that it touches, and what it may use beside them."""
+    limits = {"rpc": settings.rpc.memory_mb} if settings.rpc.memory_mb else {}
     if settings.net_memory_mb is None:
-        return {}
+        return limits
     layout = TrayLayout(topology.trays)
     slots_bytes = layout.segment_bytes("input") + layout.segment_bytes("admission")
-    return {"net": (slots_bytes >> 20) + settings.net_memory_mb}
+    return limits | {"net": (slots_bytes >> 20) + settings.net_memory_mb}

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+from node.network.address import site_of
 from node.network.bans import BanTable
 from node.network.persisted import FILE_MODE, read_json, write_json
 
@@ -143,6 +144,32 @@ def lift(path: str, host: str, now_ms: int) -> str | None:
             raise BansFileError(wrong)
         (site,) = before.keys() - table.bans(now_ms).keys()
         return site
+
+
+def put(path: str, host: str, reason: str, now_ms: int, for_ms: int) -> str:
+    """Put a ban of an IP address into a file, or lengthen it; returns the site that is banned.
+
+    Raises BansFileError if the file cannot be read or written, Busy to try again.
+    """
+    with turn(path):
+        content, wrong = read_json(path)
+        if wrong is not None:
+            raise BansFileError(wrong)
+        table = BanTable()
+        table.load(content, now_ms)
+        table.ban(host, reason, now_ms, for_ms)
+        wrong = write_json(path, table.to_json(now_ms))
+        if wrong is not None:
+            raise BansFileError(wrong)
+        return site_of(host)
+
+
+def clear(path: str) -> None:
+    """Lift all bans; raises as `put`."""
+    with turn(path):
+        wrong = write_json(path, [])
+        if wrong is not None:
+            raise BansFileError(wrong)
 
 
 @contextmanager

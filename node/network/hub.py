@@ -14,7 +14,7 @@ from random import Random
 from typing import Final
 
 from node.errors import ListenError
-from node.network.address import AddressError, parse_address, plain_ip
+from node.network.address import AddressError, is_numeric, parse_address, plain_ip
 from node.network.answering import Answering
 from node.network.bans import BAN_MS
 from node.network.bans_file import BansFile
@@ -60,7 +60,7 @@ class Hub:
         self._upkeep = Upkeep(board)
         self._door = Doorstep(board, self._upkeep)
         answering = Answering(board, self._door, self._upkeep)
-        calling = Calling(board, self._door, self._upkeep)
+        self._calling = calling = Calling(board, self._door, self._upkeep)
         self._dialler = Dialler(board, self._door, calling)
         dispatch = Dispatch(board, self._door, answering, calling, self._upkeep)
         board.reactor = self._reactor = Reactor(dispatch, now_ns)
@@ -199,6 +199,26 @@ class Hub:
     def unban(self, host: str) -> bool:
         """Lift a ban; whether there was one."""
         return self._board.bans.unban(plain_ip(host))
+
+    def keep(self, address: str) -> bool:
+        """Stay connected with a node, as with those of the configuration, until the next start.
+
+        False if it is one of them already. Raises AddressError.
+        """
+        return self._board.targets.add(parse_address(address), self._board.now_ns)
+
+    def forget(self, address: str) -> bool:
+        """Dial a node no more; who is connected stays. False if it was none to stay with."""
+        return self._board.targets.forget(parse_address(address))
+
+    def try_once(self, address: str) -> bool:
+        """Dial a node, given by IP and port, once; False for a name. Raises AddressError."""
+        parsed = parse_address(address)
+        if not is_numeric(parsed.host):
+            return False
+        target = self._board.targets.passing(parsed, self._board.now_ns)
+        self._calling.dial(target, parsed.host)
+        return True
 
     def bans(self) -> dict[str, tuple[int, str]]:
         """Return the bans: address -> until (ms since 1970), reason."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
 STABLE_NS: Final = 10 * NS_PER_S  # a connection that lived so long makes earlier failures history
+MAX_STATIC: Final = 400  # twice what the configuration may name
 RECHECK_NS: Final = NS_PER_S  # whether a peer that came by itself is still there
 
 
@@ -57,6 +58,20 @@ class Targets:
             for each in self.static
             if each.due_ns <= now_ns and not each.busy and not each.mute
         ]
+
+    def add(self, address: Address, now_ns: int) -> bool:
+        """Keep up a connection to one more address; False if it is one of them."""
+        if len(self.static) >= MAX_STATIC or any(each.address == address for each in self.static):
+            return False
+        backoff = Backoff(self._first_ns, self._longest_ns)
+        self.static.append(Target(address, True, backoff, now_ns))
+        return True
+
+    def forget(self, address: Address) -> bool:
+        """Dial an address no more; False if it was not among the static ones."""
+        before = len(self.static)
+        self.static = [each for each in self.static if each.address != address]
+        return len(self.static) < before
 
     def passing(self, address: Address, now_ns: int) -> Target:
         """Return a target for one attempt at an address that is not static."""

@@ -19,6 +19,7 @@ import numpy as np
 import zmq
 
 from node import logs, mempool_file
+from node.answering import BUDGET_NS, Answering
 from node.errors import NodeError
 from node.exchange.verified import from_columns
 from node.host import HOST_METRICS, NodeHost
@@ -26,13 +27,14 @@ from node.items import ItemKind
 from node.mempool import Mempool
 from node.notify import Publisher
 from node.peer_link import PeerLink
+from node.query import NEWS, NewBlock, Told, encode
 from node.settings import NodeSettings
 from node.storage.chain import ChainStore
 from node.verdict import Verdict
 from node.verification.columns import VerdictColumns
 from pipeline.child import StageContext
 from pipeline.control import Attach
-from pipeline.link import Outbox, drain, link_named, open_inbox
+from pipeline.link import Outbox, drain, has_input, link_named, open_inbox
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.sink import BULK_TRAYS, TraySink
 from pipeline.stage import NS_PER_MS, Input, Stage
@@ -95,6 +97,7 @@ class ConsensusStage(TraySink):
             settings.genesis_id,
             cache_mb=settings.cache_mb,
             write_buffer_mb=settings.write_buffer_mb,
+            address_index=settings.address_index,
         )
         self._mempool = Mempool(self._store, settings.policy, settings.genesis.min_fee)
         self._load_mempool()
@@ -123,6 +126,7 @@ class ConsensusStage(TraySink):
             Input(self._heard, self._handle_heard),
             *self.tray_inputs,
             Input(self._publisher.socket, self._publisher.take_subscriptions),
+            *self._rpc_inputs(context),
         )
         self._items_in = self.metrics["items_in"]
         self._times = TrayTimes(self.metrics)
@@ -185,6 +189,9 @@ class ConsensusStage(TraySink):
         super().close()
         self._sign.close()
         self._signed.close()
+        if self._told is not None:
+            self._asked.close()
+            self._told.close()
         self._say.close()
         self._heard.close()
         self._publisher.close()
@@ -246,6 +253,33 @@ class ConsensusStage(TraySink):
         for frame in frames:
             self._host.peers.heard(frame)
         return len(frames)
+
+    # -- rpc -------------------------------------------------------------------------------------
+
+    def _rpc_inputs(self, context: StageContext) -> tuple[Input, ...]:
+        """The link from ``rpc``, if the node has that stage."""
+        self._told: Outbox | None = None
+        if not self._settings.rpc.listen:
+            return ()
+        self._answering = Answering(self._store, self._mempool, self._host)
+        self._asked = open_inbox(self._sockets, link_named(context.topology, "ask"))
+        told = self._told = Outbox(self._sockets, link_named(context.topology, "told"))
+        self._host.on_commit = lambda height, block_id: told.send(
+            encode(Told(NEWS, NewBlock(height, block_id)))
+        )
+        return (Input(self._asked, self._handle_asked),)
+
+    def _handle_asked(self) -> int:
+        """Answer within the budget; what is left waits in the link for the next turn."""
+        assert self._told is not None
+        until_ns = time.monotonic_ns() + BUDGET_NS
+        answered = 0
+        while time.monotonic_ns() < until_ns and has_input(self._asked):
+            answer = self._answering.answer(self._asked.recv(zmq.NOBLOCK))
+            if answer is not None:
+                self._told.send(answer)
+            answered += 1
+        return answered
 
 
 def _now_ms() -> int:

@@ -23,7 +23,7 @@ from node.datadir import ensure_directory
 from node.errors import ListenError
 from node.network.hub import HubSettings
 from node.network.identity import read_or_make_node_id
-from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
+from node.params import INGEST_INSIDE, INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
 from node.peering import PEERING_METRICS, Peering
 from node.settings import NodeSettings
 from node.verdict import Verdict
@@ -32,11 +32,21 @@ from pipeline.control import PeerDied, PeerStarted
 from pipeline.custody import TrayState
 from pipeline.fair import FairQueue
 from pipeline.intake import Intake
-from pipeline.link import NOBLOCK, SNDMORE, Outbox, drain, has_input, link_named, open_inbox
+from pipeline.link import (
+    NOBLOCK,
+    SNDMORE,
+    Outbox,
+    Socket,
+    drain,
+    has_input,
+    link_named,
+    open_inbox,
+)
 from pipeline.metrics import STAGE_METRICS, Kind, Metric, MetricSet, MetricWriter
 from pipeline.stage import Input, Stage
 
 BURST_WORDS = 64  # of consensus, in one turn
+BURST_ORDERS = 8  # of the operator, in one turn
 BURST_MESSAGES = 16  # client messages read in one turn, before answers go out again
 MAX_UNANSWERED = 64  # requests of one client; the next one is answered BUSY
 MAX_CLIENTS = 4096  # with unanswered requests at once
@@ -148,10 +158,13 @@ class NetStage(Stage):
             self._log,
             context.epoch,
         )
+        self._orders = _open_orders(self._sockets, context, settings)
+        orders = () if self._orders is None else (Input(self._orders, self._handle_orders),)
         self.inputs = (
             *self._intake.inputs,
             Input(self._say, self._handle_say),
             Input(self._peering.fileno(), self._peering.poll),
+            *orders,
             Input(self._ingest, self._handle_ingest, bulk=True),
         )
         self._unanswered: dict[bytes, int] = {}  # client -> requests that it waits for
@@ -245,6 +258,8 @@ class NetStage(Stage):
         self._intake.close()
         self._say.close()
         self._heard.close()
+        if self._orders is not None:
+            self._orders.close()
         self._ingest.close()
         self._sockets.term()
 
@@ -254,6 +269,13 @@ class NetStage(Stage):
         frames = drain(self._say, BURST_WORDS)
         for frame in frames:
             self._peering.told(frame)
+        return len(frames)
+
+    def _handle_orders(self) -> int:
+        assert self._orders is not None
+        frames = drain(self._orders, BURST_ORDERS)
+        for frame in frames:
+            self._peering.ordered(frame)
         return len(frames)
 
     # -- clients ---------------------------------------------------------------------------------
@@ -366,6 +388,15 @@ def hub_settings(settings: NodeSettings) -> HubSettings:
     )
 
 
+def _open_orders(
+    sockets: zmq.Context[Socket], context: StageContext, settings: NodeSettings
+) -> Socket | None:
+    """The link from ``rpc``, if the node has that stage."""
+    if not settings.rpc.listen:
+        return None
+    return open_inbox(sockets, link_named(context.topology, "order"))
+
+
 def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = sockets.socket(zmq.ROUTER)
     socket.linger = 200
@@ -375,6 +406,7 @@ def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.S
     socket.sndhwm = CLIENT_QUEUE_MESSAGES
     socket.backlog = 1024
     try:
+        socket.bind(INGEST_INSIDE)
         socket.bind(address)
     except zmq.ZMQError as error:
         raise ListenError(

@@ -12,7 +12,11 @@ outputs       outpoint[33] -> value u64, owner[32]
 transactions  txid[32] -> height u32, position u32, n_outputs u8 (allocations and rewards too)
 blocks        height u64 big-endian -> file u32, offset u64, length u32, block id[32]
 certificates  height u64 big-endian -> commit certificate, as `node.consensus.wire` encodes it
-default       "format" u32; "genesis" id[32]; "issue" reward u64, allocated u64; "tip" height u64,
+heights       block id[32] -> height u64
+addresses     owner[32], outpoint[33] -> value u64: the unspent outputs once more, by owner; may be
+              switched off, and is then empty
+default       "format" u32; "addresses" present if that index is complete; "genesis" id[32];
+              "issue" reward u64, allocated u64; "tip" height u64,
               time_ms u64, block id[32]
 """
 
@@ -25,7 +29,7 @@ import shutil
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import repeat
+from itertools import islice, repeat
 from operator import delitem, setitem
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,10 +61,16 @@ from node.genesis import (
 from node.params import (
     ALLOCATIONS_PER_ID,
     ID_BYTES,
+    MAX_AMOUNT,
     OUTPUT_BYTES,
 )
 from node.storage.blockfile import BodyLocation
-from node.storage.changes import POSITION_BYTES, store_changes
+from node.storage.changes import (
+    ADDRESS_KEY_BYTES,
+    POSITION_BYTES,
+    address_changes,
+    store_changes,
+)
 from node.storage.errors import (
     DAMAGED_REMEDY,
     DENIED_REMEDY,
@@ -80,7 +90,8 @@ from node.storage.errors import (
     store_error,
 )
 
-STORE_FORMAT = 2  # 1 kept no certificates
+STORE_FORMAT = 3  # 1 kept no certificates; 2 no heights by id: they are filled in
+OLDEST_FORMAT = 2
 READ_AHEAD_BYTES = 128 * 1024  # Linux cuts one request to the read-ahead of the device
 BUILDING_SUFFIX = ".tmp"
 WAL_BYTES = 64 << 20  # what an opening after a crash has to read again, at most: about a second
@@ -89,6 +100,9 @@ _META_FORMAT = b"format"
 _META_GENESIS = b"genesis"
 _META_ISSUE = b"issue"
 _META_TIP = b"tip"
+_META_ADDRESSES = b"addresses"
+
+FILL_AT_ONCE = 20_000  # entries of an index that is being built, per write
 
 _FORMAT = struct.Struct("<I")
 _ISSUE = struct.Struct("<QQ")
@@ -96,6 +110,7 @@ _TIP = struct.Struct("<QQ32s")
 _POSITION = struct.Struct("<IIB")
 _BLOCK = struct.Struct("<IQI32s")
 _BLOCK_KEY = struct.Struct(">Q")
+_HEIGHT = struct.Struct("<Q")
 
 
 # how the parts of RocksDB that return text name what errno names (strerror, and its own words)
@@ -119,13 +134,20 @@ class ChainStore:
     """The store of one chain, opened for reading and writing; one thread of one process uses it.
 
     ``cache_mb`` bounds the block cache, ``write_buffer_mb`` the memtables being filled (while one
-    is being flushed, twice that). Raises StoreMissing, StoreLocked, ForeignStore, NewerStore,
-    OlderStore, StoreDamaged, StoreFull, StoreUnwritable, StoreFailed; each names the path, the
-    cause and the remedy.
+    is being flushed, twice that). ``address_index`` switches the index by owner on (it is built,
+    about 3 s for a million outputs) or off (it is removed); None leaves it as it is. Raises
+    StoreMissing, StoreLocked, ForeignStore, NewerStore, OlderStore, StoreDamaged, StoreFull,
+    StoreUnwritable, StoreFailed; each names the path, the cause and the remedy.
     """
 
     def __init__(
-        self, path: Path, genesis_id: bytes, *, cache_mb: int = 64, write_buffer_mb: int = 32
+        self,
+        path: Path,
+        genesis_id: bytes,
+        *,
+        cache_mb: int = 64,
+        write_buffer_mb: int = 32,
+        address_index: bool | None = None,
     ) -> None:
         self._path = path
         self._salt = salt_of(genesis_id)
@@ -137,6 +159,7 @@ class ChainStore:
             _read_ahead(path)
             self._open(_Settings(cache_mb, write_buffer_mb))
             self._read_meta(genesis_id)
+            self._switch_addresses(address_index)
         except StoreError:
             self.close()
             raise
@@ -206,6 +229,46 @@ class ChainStore:
         """Return the id of the block at a height (1..tip); KeyError at others."""
         return self._committed(height)[1]
 
+    def height_of(self, identity: bytes) -> int | None:
+        """Return the height of the committed block with this id, or None."""
+        try:
+            value = self._heights.get(identity)
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+        return None if value is None else int(_HEIGHT.unpack(value)[0])
+
+    @property
+    def issued(self) -> int:
+        """All units that there are: the allocations and every reward so far."""
+        return min(MAX_AMOUNT, self._allocated + self._reward * self._tip.height)
+
+    @property
+    def address_index(self) -> bool:
+        """Whether `unspent_of` has answers."""
+        return self._has_addresses
+
+    def unspent_of(self, owner: bytes, after: bytes, at_most: int) -> list[tuple[bytes, int]]:
+        """Return (outpoint, value) of an owner's outputs, ascending, from behind an outpoint on.
+
+        ``after`` is an outpoint[33] or b"". Empty when there is no index.
+        """
+        found: list[tuple[bytes, int]] = []
+        first = owner + after
+        try:
+            cursor = self._addresses.iter()
+            cursor.seek(first)
+            while cursor.valid() and len(found) < at_most:
+                key = cursor.key()
+                if not key.startswith(owner):
+                    break
+                if key != first:
+                    found.append((key[len(owner) :], int.from_bytes(cursor.value(), "little")))
+                cursor.next()
+            cursor.status()
+        except Exception as error:
+            raise _explain(error, self._path, "read") from error
+        return found
+
     def certificate(self, height: int) -> bytes | None:
         """Return the commit certificate of the block at a height, as it was given to `commit`.
 
@@ -273,12 +336,20 @@ class ChainStore:
         if self._db is None:
             return
         self._get_output = self._get_transaction = self._refuse
-        for family in (self._outputs, self._transactions, self._blocks, self._certificates):
+        for family in (
+            self._outputs,
+            self._transactions,
+            self._blocks,
+            self._certificates,
+            self._heights,
+            self._addresses,
+        ):
             family.close()
         self._db.close()
         # every handle keeps the database alive, and with it the lock
         self._outputs_handle = self._transactions_handle = None
         self._blocks_handle = self._certificates_handle = self._default_handle = None
+        self._heights_handle = self._addresses_handle = None
         self._db = None
 
     def _refuse(self, _: object) -> Any:
@@ -297,6 +368,11 @@ class ChainStore:
             _exhaust(map(setitem, repeat(batch), created, values))
             batch.set_default_column_family(self._transactions_handle)
             _exhaust(map(setitem, repeat(batch), ids, positions))
+            if self._has_addresses:
+                owned, amounts, freed = address_changes(block)
+                batch.set_default_column_family(self._addresses_handle)
+                _exhaust(map(setitem, repeat(batch), owned, amounts))
+                _exhaust(map(delitem, repeat(batch), freed))
         reward = header.fees + reward_between(self._reward, self._allocated, header.height)
         if reward:
             txid = reward_txid(header.height, header.previous, self._salt)
@@ -304,9 +380,13 @@ class ChainStore:
             batch.put(txid + b"\0", output, self._outputs_handle)
             position = _POSITION.pack(header.height, len(block.transactions), 1)
             batch.put(txid, position, self._transactions_handle)
+            if self._has_addresses:
+                owned_key = header.proposer + txid + b"\0"
+                batch.put(owned_key, output[:8], self._addresses_handle)
         key = _BLOCK_KEY.pack(header.height)
         batch.put(key, _BLOCK.pack(*location, identity), self._blocks_handle)
         batch.put(key, certificate, self._certificates_handle)
+        batch.put(identity, _HEIGHT.pack(header.height), self._heights_handle)
         batch.put(
             _META_TIP, _TIP.pack(header.height, header.time_ms, identity), self._default_handle
         )
@@ -317,9 +397,13 @@ class ChainStore:
     def _open(self, settings: _Settings) -> None:
         self._db = Rdict(
             str(self._path),
-            settings.options(1 << 20, create=False),
+            settings.options(1 << 20, create=False, families=self._may_lack_families()),
             column_families=settings.families(create=False),
         )
+        self._heights = self._db.get_column_family("heights")
+        self._addresses = self._db.get_column_family("addresses")
+        self._heights_handle = self._db.get_column_family_handle("heights")
+        self._addresses_handle = self._db.get_column_family_handle("addresses")
         self._outputs = self._db.get_column_family("outputs")
         self._transactions = self._db.get_column_family("transactions")
         self._blocks = self._db.get_column_family("blocks")
@@ -334,6 +418,48 @@ class ChainStore:
         self._synced = WriteOptions()
         self._synced.sync = True
 
+    def _may_lack_families(self) -> bool:
+        """Whether this is a store of format 2, which gets what it lacks."""
+        there = set(Rdict.list_cf(str(self._path)))
+        return "certificates" in there and "heights" not in there
+
+    def _upgrade(self) -> None:
+        """Fill in what format 2 did not keep: the heights by block id."""
+        height = 0
+        while height < self._tip.height:
+            batch: Any = WriteBatch(raw_mode=True)
+            for _ in range(min(FILL_AT_ONCE, self._tip.height - height)):
+                height += 1
+                batch.put(self._block(height)[1], _HEIGHT.pack(height), self._heights_handle)
+            self._db.write(batch)
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_META_FORMAT, _FORMAT.pack(STORE_FORMAT), self._default_handle)
+        self._db.write(batch, self._synced)
+
+    def _switch_addresses(self, wanted: bool | None) -> None:
+        """Build the index by owner, or remove it; what is interrupted begins again."""
+        self._has_addresses = self._db.get(_META_ADDRESSES) is not None
+        if wanted is None or wanted == self._has_addresses:
+            return
+        batch: Any = WriteBatch(raw_mode=True)
+        batch.delete(_META_ADDRESSES, self._default_handle)
+        batch.delete_range(b"", b"\xff" * (ADDRESS_KEY_BYTES + 1), self._addresses_handle)
+        self._db.write(batch, self._synced)
+        self._has_addresses = False
+        if not wanted:
+            return
+        outputs = self.iterate_outputs()
+        while some := list(islice(outputs, FILL_AT_ONCE)):
+            entries = sorted((output[8:] + outpoint, output[:8]) for outpoint, output in some)
+            batch = WriteBatch(raw_mode=True)
+            for key, amount in entries:
+                batch.put(key, amount, self._addresses_handle)
+            self._db.write(batch)
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_META_ADDRESSES, b"", self._default_handle)
+        self._db.write(batch, self._synced)
+        self._has_addresses = True
+
     def _read_meta(self, genesis_id: bytes) -> None:
         version = self._meta(_META_FORMAT, _FORMAT)[0]
         if version > STORE_FORMAT:
@@ -341,7 +467,7 @@ class ChainStore:
                 f"{self._path} has format {version}, and this version knows {STORE_FORMAT}",
                 "install the version that wrote it",
             )
-        if version < STORE_FORMAT:
+        if version < OLDEST_FORMAT:
             raise _older(self._path)
         found = self._db.get(_META_GENESIS)
         if found is None or len(found) != ID_BYTES:
@@ -360,6 +486,8 @@ class ChainStore:
             if recorded != identity:
                 raise self._damaged(f"tip and block index disagree at height {height}")
         self._tip = Tip(height, identity, time_ms, location)
+        if version < STORE_FORMAT:
+            self._upgrade()
 
     def _meta(self, key: bytes, layout: struct.Struct) -> tuple[Any, ...]:
         value = self._db.get(key)
@@ -402,7 +530,7 @@ def _exhaust(calls: Iterable[object]) -> None:
 
 
 class _Settings:
-    """RocksDB options of the five families, sharing one block cache."""
+    """RocksDB options of the seven families, sharing one block cache."""
 
     def __init__(self, cache_mb: int, write_buffer_mb: int) -> None:
         self._cache = Cache(cache_mb << 20)
@@ -415,9 +543,13 @@ class _Settings:
             "transactions": self.options(self._write_buffer_bytes // 4, create=create),
             "blocks": self.options(1 << 20, create=create),
             "certificates": self.options(1 << 20, create=create),
+            "heights": self.options(1 << 20, create=create),
+            "addresses": self.options(self._write_buffer_bytes // 2, create=create),
         }
 
-    def options(self, write_buffer_bytes: int, *, create: bool) -> Any:
+    def options(
+        self, write_buffer_bytes: int, *, create: bool, families: bool | None = None
+    ) -> Any:
         table = BlockBasedOptions()
         table.set_block_cache(self._cache)
         table.set_bloom_filter(10, False)
@@ -426,7 +558,7 @@ class _Settings:
         table.set_data_block_hash_ratio(0.75)
         options = Options(raw_mode=True)
         options.create_if_missing(create)
-        options.create_missing_column_families(create)
+        options.create_missing_column_families(create if families is None else families)
         options.set_block_based_table_factory(table)
         options.set_compression_type(DBCompressionType.none())  # keys are hashes
         options.set_write_buffer_size(write_buffer_bytes)

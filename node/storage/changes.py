@@ -18,16 +18,23 @@ from node.block import Block
 from node.params import (
     ID_BYTES,
     INPUT_BYTES,
+    KEY_BYTES,
     OUTPOINT_BYTES,
     OUTPUT_BYTES,
     TX_HEADER_BYTES,
+    WITNESS_BYTES,
 )
 
 POSITION_BYTES = 9
+AMOUNT_BYTES = 8
+ADDRESS_KEY_BYTES = KEY_BYTES + OUTPOINT_BYTES
 
 _ID = np.dtype(f"V{ID_BYTES}")
 _OUTPOINT = np.dtype(f"V{OUTPOINT_BYTES}")
 _OUTPUT = np.dtype(f"V{OUTPUT_BYTES}")
+_OWNER = np.dtype(f"V{KEY_BYTES}")
+_AMOUNT = np.dtype(f"V{AMOUNT_BYTES}")
+_ADDRESS_KEY = np.dtype(f"V{ADDRESS_KEY_BYTES}")
 _POSITION = np.dtype([("height", "<u4"), ("position", "<u4"), ("n_outputs", "u1")])
 
 assert _POSITION.itemsize == POSITION_BYTES
@@ -95,6 +102,68 @@ def store_changes(block: Block) -> StoreChanges:
         ids[order].view(_ID).ravel().tolist(),
         positions.view(f"V{POSITION_BYTES}").tolist(),
     )
+
+
+class AddressChanges(NamedTuple):
+    """What a block's transactions change in the index by owner, the reward not included.
+
+    ``created`` and ``spent`` are owner[32] + outpoint[33], ``amounts`` u64 for each created. An
+    output that the same block spends is in both: whoever applies them puts first, then deletes.
+    """
+
+    created: list[bytes]
+    amounts: list[bytes]
+    spent: list[bytes]
+
+
+def address_changes(block: Block) -> AddressChanges:
+    """Return what the transactions of a block (at least one) change in the index by owner.
+
+    The owner of a spent output is the key of the witness that its input names: that it is, the
+    block's validity says.
+    """
+    raws = block.transactions
+    body = np.frombuffer(b"".join(raws), np.uint8)
+    lengths = np.fromiter(map(len, raws), np.int64, len(raws))
+    starts = np.cumsum(lengths) - lengths
+    n_inputs = body[starts + 1].astype(np.int64)
+    n_outputs = body[starts + 2].astype(np.int64)
+    outputs_at = starts + TX_HEADER_BYTES + INPUT_BYTES * n_inputs
+    witnesses_at = outputs_at + OUTPUT_BYTES * n_outputs
+
+    at, _ = _runs(starts + TX_HEADER_BYTES, n_inputs, INPUT_BYTES)
+    keys_at = np.repeat(witnesses_at, n_inputs) + WITNESS_BYTES * body[at + OUTPOINT_BYTES].astype(
+        np.int64
+    )
+    spent = _address_keys(_items(body, keys_at, _OWNER), _items(body, at, _OUTPOINT))
+
+    at, numbers = _runs(outputs_at, n_outputs, OUTPUT_BYTES)
+    outpoints = np.empty((len(at), OUTPOINT_BYTES), np.uint8)
+    ids = np.frombuffer(b"".join(block.txids), np.uint8).reshape(-1, ID_BYTES)
+    outpoints[:, :ID_BYTES] = np.repeat(ids, n_outputs, axis=0)
+    outpoints[:, ID_BYTES] = numbers
+    created = _address_keys(
+        _items(body, at + AMOUNT_BYTES, _OWNER), outpoints.view(_OUTPOINT).ravel()
+    )
+    by_owner = _by_prefix(created)
+    return AddressChanges(
+        created[by_owner].tolist(),
+        _items(body, at, _AMOUNT)[by_owner].tolist(),
+        spent[_by_prefix(spent)].tolist(),
+    )
+
+
+def _address_keys(
+    owners: npt.NDArray[np.void], outpoints: npt.NDArray[np.void]
+) -> npt.NDArray[np.void]:
+    keys = np.empty((len(owners), ADDRESS_KEY_BYTES), np.uint8)
+    keys[:, :KEY_BYTES] = owners.view(np.uint8).reshape(-1, KEY_BYTES)
+    keys[:, KEY_BYTES:] = outpoints.view(np.uint8).reshape(-1, OUTPOINT_BYTES)
+    return keys.view(_ADDRESS_KEY).ravel()
+
+
+def _by_prefix(keys: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
+    return np.argsort(_prefixes(keys.view(np.uint8).reshape(-1, ADDRESS_KEY_BYTES)))
 
 
 def _prefixes(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

@@ -80,12 +80,14 @@ def d(pristine: Path, tmp_path: Path) -> Path:
     """A data directory of one's own, on free ports."""
     root = tmp_path / "d"
     shutil.copytree(pristine, root)
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        listen, notify = one.getsockname()[1], two.getsockname()[1]
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for each in (one, two, three):
+            each.bind(("127.0.0.1", 0))
+        listen, notify, rpc = (each.getsockname()[1] for each in (one, two, three))
     configure(
-        root, f'[network]\nlisten = "tcp://127.0.0.1:{listen}"\nnotify = "tcp://127.0.0.1:{notify}"'
+        root,
+        f'[network]\nlisten = "tcp://127.0.0.1:{listen}"\nnotify = "tcp://127.0.0.1:{notify}"\n'
+        f'[rpc]\nlisten = "127.0.0.1:{rpc}"',
     )
     return root
 
@@ -309,12 +311,17 @@ def test_signing_is_resumed_only_with_a_yes(d: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-@pytest.mark.parametrize("key", ["listen", "notify"])
-def test_a_port_in_use(command: str, key: str, a_port: int, d: Path) -> None:
-    configure(d, f'[network]\n{key} = "tcp://127.0.0.1:{a_port}"')
+@pytest.mark.parametrize(
+    ("section", "key", "before"),
+    [("network", "listen", "tcp://"), ("network", "notify", "tcp://"), ("rpc", "listen", "")],
+)
+def test_a_port_in_use(
+    command: str, section: str, key: str, before: str, a_port: int, d: Path
+) -> None:
+    configure(d, f'[{section}]\n{key} = "{before}127.0.0.1:{a_port}"')
     line = refused(command, "--datadir", d)
     assert f"127.0.0.1:{a_port} is in use" in line
-    assert f"change {key}" in line
+    assert f"change {key} in section [{section}]" in line
 
 
 def test_addresses_that_cannot_be(d: Path) -> None:

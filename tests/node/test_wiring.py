@@ -25,7 +25,7 @@ def test_the_table_is_valid_on_every_machine(
 ) -> None:
     pipeline = msgspec.structs.replace(CONFIG.pipeline, fuse=fuse)
     topology = wire(msgspec.structs.replace(CONFIG, pipeline=pipeline), backend, range(cores))
-    expected = 3 + topology.stage("verify").count - max(0, len(fuse) - 1)
+    expected = 4 + topology.stage("verify").count - max(0, len(fuse) - 1)
     assert len(processes(topology, range(cores))) == expected
 
 
@@ -38,7 +38,7 @@ def test_no_link_can_block() -> None:
     """Descriptors find room for every tray; words for and from peers may get lost instead."""
     topology = wire(CONFIG, "avx512", range(2))
     for link in topology.links:
-        if link.name in ("say", "heard"):
+        if link.name in ("say", "heard", "ask", "told", "order"):
             assert link.policy is LinkPolicy.DROP
         else:
             assert link.policy is LinkPolicy.BLOCK
@@ -49,6 +49,17 @@ def test_consensus_and_net_speak_both_ways() -> None:
     links = {link.name: link for link in wire(CONFIG, "nacl", range(2)).links}
     assert (links["say"].source, links["say"].target) == ("consensus", "net")
     assert (links["heard"].source, links["heard"].target) == ("net", "consensus")
+
+
+def test_a_node_without_rpc_has_nothing_of_it() -> None:
+    """Nobody would read those links."""
+    rpc = msgspec.structs.replace(CONFIG.rpc, listen="")
+    without = wire(msgspec.structs.replace(CONFIG, rpc=rpc), "nacl", range(2))
+    assert "rpc" not in {stage.name for stage in without.stages}
+    assert not {"ask", "told", "order"} & {link.name for link in without.links}
+    stage = wire(CONFIG, "nacl", range(2)).stage("rpc")
+    assert stage.expendable
+    assert stage.nice > 0
 
 
 def test_a_tray_holds_any_transaction_and_is_filled_as_its_backend_likes() -> None:

@@ -50,10 +50,12 @@ class RunningNode:
             *("--validator-key", str(workload / "validator.key")),
         )
         assert done.returncode == 0, done.stderr
-        ingest, notify = free_ports(2)
+        ingest, notify, rpc = free_ports(3)
         self.ingest = f"tcp://127.0.0.1:{ingest}"
         self.notify = f"tcp://127.0.0.1:{notify}"
+        self.rpc = f"127.0.0.1:{rpc}"
         network = {"listen": self.ingest, "notify": self.notify}
+        config["rpc"] = {"listen": self.rpc} | config.get("rpc", {})
         sections = {"network": network, "block": {"pace_ms": 50}} | config
         lines: list[str] = []
         for section, keys in sections.items():

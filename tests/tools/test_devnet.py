@@ -36,7 +36,7 @@ from tools.loadgen.workload_file import Workload
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
-PLACE = Place(1, Path("somewhere"), 24410, 24412, 24413)
+PLACE = Place(1, Path("somewhere"), 24410, 24411, 24412, 24413)
 
 
 def until(look: Callable[[], Any], what: str) -> Any:
@@ -52,8 +52,10 @@ def until(look: Callable[[], Any], what: str) -> Any:
 
 def test_every_node_has_directories_and_ports_of_its_own(tmp_path: Path) -> None:
     found = places(tmp_path, 4, 0)
-    ports = [port for p in found for port in (p.peer_port, p.ingest_port, p.notify_port)]
-    assert len(set(ports)) == 12
+    ports = [
+        port for p in found for port in (p.peer_port, p.rpc_port, p.ingest_port, p.notify_port)
+    ]
+    assert len(set(ports)) == 16
     assert len({place.datadir for place in found}) == 4
     assert [place.name for place in found] == ["node-0", "node-1", "node-2", "node-3"]
 
@@ -72,7 +74,8 @@ def free_base_port(nodes: int) -> int:
 def test_ports_are_ten_apart(tmp_path: Path) -> None:
     base = free_base_port(2)
     first, second = places(tmp_path, 2, base)
-    assert (first.peer_port, first.ingest_port, first.notify_port) == (base, base + 2, base + 3)
+    assert (first.peer_port, first.rpc_port) == (base, base + 1)
+    assert (first.ingest_port, first.notify_port) == (base + 2, base + 3)
     assert second.peer_port == base + PORTS_PER_NODE
     assert second.peer == f"127.0.0.1:{base + PORTS_PER_NODE}"
 
@@ -106,8 +109,9 @@ def test_the_configuration_is_the_example_with_the_nodes_own_values() -> None:
     changed = [new for new, old in zip(text.splitlines(), example("dev").splitlines(), strict=True)
                if new != old]  # fmt: skip
     assert [each.split(" = ")[0] for each in changed] == [
-        *("listen", "notify", "peer_listen", "peers", "pace_ms")
+        *("listen", "notify", "peer_listen", "peers", "pace_ms", "listen")
     ]
+    assert config.rpc.listen == "127.0.0.1:24411"
 
 
 def test_nodes_that_share_a_machine_take_no_core_for_themselves() -> None:
@@ -144,7 +148,7 @@ def test_a_chain_that_cannot_be_made_says_why(tmp_path: Path) -> None:
 
 
 def test_shares_add_up() -> None:
-    everybody = [Place(n, Path(str(n)), 1, 2, 3) for n in range(3)]
+    everybody = [Place(n, Path(str(n)), 1, 4, 2, 3) for n in range(3)]
     found = shares(everybody, 10, 99.0, first=5)
     assert [(each.first, each.count) for each in found] == [(5, 4), (9, 3), (12, 3)]
     assert sum(each.rate_per_s or 0 for each in found) == pytest.approx(99.0)

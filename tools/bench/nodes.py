@@ -75,11 +75,12 @@ def clone(template: Path, datadir: Path) -> None:
 
 def configure(datadir: Path, sections: Mapping[str, Mapping[str, str | int]]) -> None:
     """Write config.toml: these values, addresses that are free now, defaults for the rest."""
-    listen, notify = free_ports(2)
+    listen, notify, rpc = free_ports(3)
     merged: dict[str, dict[str, str | int]] = {name: dict(keys) for name, keys in sections.items()}
     network = merged.setdefault("network", {})
     network["listen"] = f"tcp://127.0.0.1:{listen}"
     network["notify"] = f"tcp://127.0.0.1:{notify}"
+    merged.setdefault("rpc", {}).setdefault("listen", f"127.0.0.1:{rpc}")
     lines = []
     for name, keys in merged.items():
         lines.append(f"[{name}]")

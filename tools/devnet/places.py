@@ -24,7 +24,7 @@ PORTS_PER_NODE: Final = 10
 MAX_NODES: Final = 32
 """Five processes each, and every node talks to every other."""
 
-_PEER, _INGEST, _NOTIFY = 0, 2, 3  # from a node's first port
+_PEER, _RPC, _INGEST, _NOTIFY = 0, 1, 2, 3  # from a node's first port
 
 Value = str | int | Sequence[str]
 Sections = Mapping[str, Mapping[str, Value]]
@@ -32,11 +32,12 @@ Sections = Mapping[str, Mapping[str, Value]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One node: its number, its directory (data and log below it), its three ports."""
+    """One node: its number, its directory (data and log below it), its four ports."""
 
     number: int
     root: Path
     peer_port: int
+    rpc_port: int
     ingest_port: int
     notify_port: int
 
@@ -61,6 +62,11 @@ class Place:
         return f"{HOST}:{self.peer_port}"
 
     @property
+    def rpc(self) -> str:
+        """Where it answers JSON-RPC, host:port."""
+        return f"{HOST}:{self.rpc_port}"
+
+    @property
     def ingest(self) -> str:
         """Where clients send transactions."""
         return f"tcp://{HOST}:{self.ingest_port}"
@@ -81,8 +87,8 @@ def places(directory: Path, nodes: int, base_port: int) -> tuple[Place, ...]:
             f"a network of {nodes} nodes is impossible here", f"give --nodes 1 to {MAX_NODES}"
         )
     if base_port == 0:
-        ports = free_ports(3 * nodes)
-        triples = [tuple(ports[3 * n : 3 * n + 3]) for n in range(nodes)]
+        ports = free_ports(4 * nodes)
+        own = [tuple(ports[4 * n : 4 * n + 4]) for n in range(nodes)]
     else:
         last = base_port + PORTS_PER_NODE * nodes - 1
         if not (base_port >= 1_024 and last <= 65_535):
@@ -91,11 +97,10 @@ def places(directory: Path, nodes: int, base_port: int) -> tuple[Place, ...]:
                 "give a --base-port from 1024, with ten ports for each node up to 65535",
             )
         first = [base_port + PORTS_PER_NODE * n for n in range(nodes)]
-        triples = [(port + _PEER, port + _INGEST, port + _NOTIFY) for port in first]
-        _check_free([port for triple in triples for port in triple])
+        own = [(port + _PEER, port + _RPC, port + _INGEST, port + _NOTIFY) for port in first]
+        _check_free([port for four in own for port in four])
     return tuple(
-        Place(number, directory / f"node-{number}", *triple)
-        for number, triple in enumerate(triples)
+        Place(number, directory / f"node-{number}", *four) for number, four in enumerate(own)
     )
 
 
@@ -134,6 +139,7 @@ def configuration(place: Place, peers: Sequence[str], sections: Sections, networ
     wanted = {(section, key): value for section, keys in sections.items()
               for key, value in keys.items()}  # fmt: skip
     wanted |= {("network", key): value for key, value in own.items()}
+    wanted.setdefault(("rpc", "listen"), place.rpc)
     lines = []
     section = ""
     for line in example(network).splitlines():

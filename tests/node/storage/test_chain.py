@@ -398,9 +398,9 @@ def test_a_foreign_store(tmp_path: Path) -> None:
 def test_a_newer_store(tmp_path: Path) -> None:
     path = create(tmp_path)
     store = opened(path)
-    store._db.put(b"format", (3).to_bytes(4, "little"))
+    store._db.put(b"format", (4).to_bytes(4, "little"))
     store.close()
-    with pytest.raises(NewerStore, match="format 3, and this version knows 2; install"):
+    with pytest.raises(NewerStore, match="format 4, and this version knows 3; install"):
         opened(path)
 
 

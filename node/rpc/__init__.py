@@ -1,0 +1,1 @@
+"""JSON-RPC over HTTP: what wallets, integrators and scrapers ask the node."""

@@ -1,0 +1,105 @@
+"""A body's calls, carried out: methods found, arguments bound, answers put together.
+
+Between the HTTP server and the methods. Calls of a batch are carried out one after the other;
+neighbours of a method that says so (sendrawtransaction) run at the same time, so that a batch of
+them goes through the node as one piece. Whatever a method raises becomes the answer of its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any, Final
+
+from node.rpc.jsonrpc import Code, Request, RpcError, encode, reply, status_of
+from node.rpc.method import Method
+from node.rpc.services import Services
+
+NO_CONTENT: Final = 204
+
+
+class Calls:
+    """Carries out requests with these methods; ``max_batch`` calls in one batch."""
+
+    def __init__(self, services: Services, methods: Mapping[str, Method], max_batch: int) -> None:
+        self._services = services
+        self._methods = methods
+        self._max_batch = max_batch
+        self._numbers = 0
+        metrics = services.metrics
+        self._called = metrics["calls"]
+        self._failed = metrics["calls_failed"]
+
+    def waits(self, request: Request | list[Request]) -> bool:
+        """Whether a body is a call that waits and does no work meanwhile."""
+        if isinstance(request, list):
+            return False
+        method = self._methods.get(request.method)
+        return method is not None and method.waits
+
+    async def answer(self, parsed: Request | list[Request]) -> tuple[int, bytes]:
+        """Carry out a body's requests; returns the HTTP status and the answer's bytes."""
+        if isinstance(parsed, Request):
+            result, error = await self._outcome(parsed)
+            if parsed.is_notification:
+                return NO_CONTENT, b""
+            return self._encoded(status_of(parsed, error), parsed, result, error)
+        if len(parsed) > self._max_batch:
+            raise RpcError(Code.INVALID_REQUEST, f"A batch has {self._max_batch:,} calls at most")
+        answers: list[Any] = []
+        for together, group in groupby(parsed, self._together):
+            requests = list(group)
+            if together:
+                outcomes = await asyncio.gather(*map(self._outcome, requests))
+            else:
+                outcomes = [await self._in_batch(each) for each in requests]
+            answers += [
+                reply(request, *outcome)
+                for request, outcome in zip(requests, outcomes, strict=True)
+                if not request.is_notification
+            ]
+        if parsed and not answers:
+            return NO_CONTENT, b""
+        return 200, encode(answers)
+
+    def _together(self, request: Request) -> bool:
+        method = self._methods.get(request.method)
+        return method is not None and method.together and request.error is None
+
+    async def _in_batch(self, request: Request) -> tuple[Any, RpcError | None]:
+        if self.waits(request):
+            return None, RpcError(Code.INVALID_REQUEST, f"{request.method} has no place in a batch")
+        return await self._outcome(request)
+
+    async def _outcome(self, request: Request) -> tuple[Any, RpcError | None]:
+        services = self._services
+        services.metrics.add(self._called, 1)
+        self._numbers += 1
+        number = self._numbers
+        services.running[number] = request.method[:64], time.monotonic_ns()
+        try:
+            return await self._call(request), None
+        except RpcError as error:
+            services.metrics.add(self._failed, 1)
+            return None, error
+        except Exception as error:  # ours: the caller learns that, the log what it was
+            services.metrics.add(self._failed, 1)
+            services.log.error("rpc_failed", method=request.method[:64], exc_info=error)
+            return None, RpcError(Code.INTERNAL_ERROR, "Internal error: the node's log says more")
+        finally:
+            del services.running[number]
+
+    async def _call(self, request: Request) -> Any:
+        if request.error is not None:
+            raise request.error
+        method = self._methods.get(request.method)
+        if method is None:
+            raise RpcError(Code.METHOD_NOT_FOUND, "Method not found")
+        return await method.answer(self._services, *method.bind(request))
+
+    def _encoded(
+        self, status: int, request: Request, result: Any, error: RpcError | None
+    ) -> tuple[int, bytes]:
+        return status, encode(reply(request, result, error))

@@ -1,0 +1,203 @@
+"""The protocol: what is a request, what is refused and how, and that no bytes do any harm."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.rpc.jsonrpc import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    Code,
+    Request,
+    RpcError,
+    amount,
+    encode,
+    loads,
+    parse_body,
+    reply,
+    status_of,
+    units_of,
+)
+
+
+def one(content: object) -> Request:
+    parsed = parse_body(json.dumps(content).encode())
+    assert isinstance(parsed, Request)
+    return parsed
+
+
+def refusal(content: object) -> RpcError:
+    error = one(content).error
+    assert error is not None
+    return error
+
+
+def test_both_versions_and_their_answers() -> None:
+    old = one({"method": "m", "params": [1], "id": 7, "version": "1.1"})
+    assert (old.method, old.params, old.id, old.is_v2) == ("m", [1], 7, False)
+    assert reply(old, 5, None) == {"result": 5, "error": None, "id": 7}
+    new = one({"jsonrpc": "2.0", "method": "m", "params": {"a": 1}, "id": "x"})
+    assert (new.params, new.is_v2, new.is_notification) == ({"a": 1}, True, False)
+    assert reply(new, 5, None) == {"jsonrpc": "2.0", "result": 5, "id": "x"}
+    wrong = RpcError(Code.MISC_ERROR, "no")
+    told = {"code": -1, "message": "no"}
+    assert reply(new, None, wrong) == {"jsonrpc": "2.0", "error": told, "id": "x"}
+    assert reply(old, None, wrong) == {"result": None, "error": told, "id": 7}
+
+
+def test_only_a_request_of_version_2_without_an_id_is_a_notification() -> None:
+    assert one({"jsonrpc": "2.0", "method": "m"}).is_notification
+    assert not one({"jsonrpc": "2.0", "method": "m", "id": None}).is_notification
+    assert not one({"method": "m"}).is_notification
+    assert not one({"jsonrpc": "1.0", "method": "m"}).is_notification
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"id": 1},
+        {"method": 5},
+        {"method": "m", "params": 5},
+        {"method": "m", "jsonrpc": 2.0},
+        {"method": "m", "jsonrpc": "3.0"},
+        {"method": "m", "id": [1]},
+    ],
+)
+def test_a_request_that_is_none(content: object) -> None:
+    assert refusal(content).code == Code.INVALID_REQUEST
+
+
+def test_a_bad_request_in_a_batch_is_alone_in_being_refused() -> None:
+    batch = parse_body(b'[{"method": "a"}, 5, {"method": "b", "id": 1}]')
+    assert isinstance(batch, list)
+    assert [each.error is None for each in batch] == [True, False, True]
+    assert parse_body(b"[]") == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"5",
+        b'"text"',
+        b"null",
+        b"\xff{}",
+        b'{"method": "\xff"}',
+        b'{"method": "\\ud800"}',
+        b'{"id": NaN, "method": "m"}',
+        b'{"id": Infinity, "method": "m"}',
+        b'{"id": ' + b"9" * 5_000 + b', "method": "m"}',
+        b'{"id": 1e' + b"9" * 100 + b', "method": "m"}',
+        b"\xef\xbb\xbf{}",
+        '{"method": "m"}'.encode("utf-16"),
+        b"[" * 100_000,
+        b"[" * 900 + b"]" * 900,
+        b'{"a":' * 60 + b"1" + b"}" * 60,
+        b"[" + b"1," * (MAX_VALUES + 1) + b"1]",
+        b"[" + b"[]," * MAX_VALUES + b"1]",
+    ],
+)
+def test_a_body_that_is_none(body: bytes) -> None:
+    with pytest.raises(RpcError) as caught:
+        parse_body(body)
+    assert caught.value.code == Code.PARSE_ERROR
+
+
+def test_the_deepest_that_is_read() -> None:
+    assert loads(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    with pytest.raises(RpcError, match="deep"):
+        loads(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+    assert len(loads(b"[" + b"[]," * 50 + b"[]]")) == 51  # many, but not deep
+
+
+def test_statuses_are_those_of_bitcoin_core() -> None:
+    old, new = one({"method": "m"}), one({"jsonrpc": "2.0", "method": "m", "id": 1})
+    assert status_of(old, None) == status_of(new, None) == 200
+    for code, status in (
+        (Code.INVALID_REQUEST, 400),
+        (Code.METHOD_NOT_FOUND, 404),
+        (Code.MISC_ERROR, 500),
+        (Code.PARSE_ERROR, 500),
+    ):
+        assert status_of(old, RpcError(code, "")) == status
+        assert status_of(new, RpcError(code, "")) == 200
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_an_amount_survives_the_way_out_and_back(units: int) -> None:
+    text = encode(amount(units)).strip()
+    assert len(text.partition(b".")[2]) == 8
+    assert units_of(loads(text)) == units
+    assert units_of(text.decode()) == units
+
+
+@pytest.mark.parametrize(
+    ("value", "units"),
+    [(1, 10**8), (Decimal("0.00000001"), 1), ("1e-8", 1), (Decimal("90071992.54740993"), None)],
+)
+def test_amounts_are_exact(value: object, units: int | None) -> None:
+    assert units_of(value) == (9_007_199_254_740_993 if units is None else units)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(-1, True, None, [], "x", "", "NaN", "Infinity", Decimal("0.000000001")),
+        *(Decimal("1E+999999"), Decimal("1E-999999"), "1e999999999", 2**63, "9" * 5_000),
+    ],
+)
+def test_no_amount(value: object) -> None:
+    with pytest.raises(RpcError) as caught:
+        units_of(value)
+    assert caught.value.code == Code.TYPE_ERROR
+
+
+def test_numbers_are_never_floats() -> None:
+    assert loads(b"[0.1, 1e2, 123456789012345678901]") == [
+        Decimal("0.1"),
+        Decimal("1e2"),
+        Decimal("123456789012345678901"),
+    ]
+    request = one({"method": "m", "id": 0.1})
+    assert encode(reply(request, None, None)) == b'{"result":null,"error":null,"id":0.1}\n'
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+ALMOST = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("jsonrpc", "method", "params", "id"), JSON)
+)
+
+
+@given(st.binary(max_size=200) | JSON.map(lambda each: json.dumps(each).encode()))
+def test_any_bytes_are_requests_or_refused(body: bytes) -> None:
+    try:
+        parsed = parse_body(body)
+    except RpcError:
+        return
+    answer(parsed)
+
+
+@given(ALMOST | st.lists(ALMOST, max_size=5))
+def test_what_looks_like_a_request_can_be_answered(content: Any) -> None:
+    try:
+        parsed = parse_body(json.dumps(content).encode())
+    except RpcError:  # a number or half a character that JSON cannot hold
+        return
+    answer(parsed)
+
+
+def answer(parsed: Request | list[Request]) -> None:
+    for request in parsed if isinstance(parsed, list) else [parsed]:
+        assert isinstance(request.params, dict | list)
+        encode(reply(request, None, request.error))
