@@ -220,29 +220,38 @@ def _send(
 # -- methods -------------------------------------------------------------------------------------
 
 
+def _parameter_names(context: typer.Context, incomplete: str) -> list[str]:
+    """What the shell offers behind a method: its parameters by name."""
+    for method in METHODS:
+        if method.name == context.info_name:
+            names = (f"{param.name}=" for param in method.params)
+            return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PARAMETER", autocompletion=_parameter_names, show_default=False),
+]
+Stdin = Annotated[
+    bool,
+    typer.Option(
+        "--stdin",
+        help="Read further parameters from standard input, one a line: whatever must not be seen "
+        "on a command line, such as keys.",
+    ),
+]
+
+
 def _command_of(method: Method) -> None:
     """Make the command that calls a method."""
 
-    def complete(incomplete: str) -> list[str]:
-        names = (f"{param.name}=" for param in method.params)
-        return [name for name in names if name.startswith(incomplete)]
-
     def call(
         context: typer.Context,
-        words: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="[PARAMETER]...", autocompletion=complete, show_default=False),
-        ] = None,
+        words: Words = None,
         datadir: Datadir = None,
         network: Network = None,
-        stdin: Annotated[
-            bool,
-            typer.Option(
-                "--stdin",
-                help="Read further parameters from standard input, one a line: whatever must not "
-                "be seen on a command line, such as keys.",
-            ),
-        ] = False,
+        stdin: Stdin = False,
         as_json: AsJson = False,
     ) -> None:
         given = (words or []) + (_more_words() if stdin else [])
@@ -286,6 +295,7 @@ def run(arguments: list[str]) -> int:
         # Typer's classes for wrong usage and aborts moved between its versions: they are told by
         # what they carry.
         if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
             return 0
         if hasattr(error, "format_message"):
             raise UsageError(error.format_message().rstrip("."), "see time-cli --help") from None

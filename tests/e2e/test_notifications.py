@@ -1,0 +1,136 @@
+"""A real node's publications, read as Bitcoin Core's documented subscriber reads them."""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+import zmq
+from funded import Funds
+from running_node import IngestClient, RunningNode
+
+from node.block import BLOCK_HEADER_BYTES, BlockHeader, block_id, split_transactions
+from node.transaction import txid
+from node.verdict import Verdict
+
+TOPICS = ("hashblock", "hashtx", "rawblock", "rawtx", "sequence")
+
+
+@pytest.fixture(scope="module")
+def funds(tmp_path_factory: pytest.TempPathFactory) -> Funds:
+    return Funds(tmp_path_factory.mktemp("notify") / "funds", 200)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, funds: Funds) -> Iterator[RunningNode]:
+    node = RunningNode(tmp_path_factory.mktemp("notifying"), funds.directory)
+    try:
+        yield node.start()
+    finally:
+        node.end()
+
+
+class Subscriber:
+    """Subscribes to topics and unpacks what comes."""
+
+    def __init__(self, address: str, *topics: str) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self.context.socket(zmq.SUB)
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        for topic in topics:
+            self.socket.setsockopt_string(zmq.SUBSCRIBE, topic)
+        self.socket.connect(address)
+        self.news: dict[str, list[bytes]] = defaultdict(list)
+        self.numbers: dict[str, list[int]] = defaultdict(list)
+
+    def read(self, wait_ms: int = 50) -> bool:
+        """Take in one message; False if none came."""
+        if not self.socket.poll(wait_ms):
+            return False
+        topic, body, number = self.socket.recv_multipart()
+        assert len(number) == 4
+        self.news[topic.decode()].append(body)
+        self.numbers[topic.decode()].append(struct.unpack("<I", number)[-1])
+        return True
+
+    def close(self) -> None:
+        self.socket.close(0)
+        self.context.term()
+
+
+@pytest.fixture
+def client(node: RunningNode) -> Iterator[IngestClient]:
+    client = IngestClient(node.ingest)
+    yield client
+    client.close()
+
+
+def test_a_payment_from_the_mempool_to_its_block(
+    node: RunningNode, funds: Funds, client: IngestClient
+) -> None:
+    subscriber = Subscriber(node.notify, *TOPICS)
+    numbers = iter(range(200))
+    try:
+        # What is published before the node knows of the subscription is missed: pay until it does.
+        node.wait_until(
+            lambda: client.ask(funds.pay(next(numbers))) is not None and subscriber.read()
+        )
+        raw = funds.pay(next(numbers))
+        assert client.ask(raw) == bytes([Verdict.ADMITTED])
+        identity = txid(raw, funds.salt)
+        node.wait_until(lambda: subscriber.read() and subscriber.news["hashtx"].count(identity) > 1)
+        while subscriber.read(500):
+            pass
+    finally:
+        subscriber.close()
+    news = subscriber.news
+    assert news["rawtx"].count(raw) == 2
+    labels = [(body[:32], body[32:33]) for body in news["sequence"]]
+    came = labels.index((identity, b"A"))
+    body = next(body for body in news["rawblock"] if raw in body)
+    header = body[:BLOCK_HEADER_BYTES]
+    raws = split_transactions(body[BLOCK_HEADER_BYTES:], BlockHeader.decode(header).n_transactions)
+    assert raw in raws
+    added = block_id(header, funds.salt)
+    assert added in news["hashblock"]
+    assert labels.index((added, b"C")) > came
+    for topic in TOPICS:
+        found = subscriber.numbers[topic]
+        assert found == list(range(found[0], found[0] + len(found))), topic
+    assert {label for _, label in labels} == {b"A", b"C"}
+    sequences = [struct.unpack("<Q", each[33:])[0] for each in news["sequence"] if len(each) > 33]
+    assert sequences == sorted(set(sequences))
+
+
+def test_who_comes_back_sees_how_much_it_missed(
+    node: RunningNode, funds: Funds, client: IngestClient
+) -> None:
+    """Blocks and payments are counted while nobody listens, so the numbers have a gap."""
+    blocks, transactions = last_numbers(node, funds, client, first=100)
+    height = node.metrics("consensus")["height"]
+    assert set(client.ask(*(funds.pay(n) for n in range(140, 149)))) == {Verdict.ADMITTED}
+    node.wait_until(lambda: node.metrics("consensus")["height"] > height)
+    blocks_later, transactions_later = last_numbers(node, funds, client, first=150)
+    assert blocks_later > blocks
+    assert transactions_later > transactions + 2 * 9  # each came twice: admitted, in its block
+
+
+def last_numbers(
+    node: RunningNode, funds: Funds, client: IngestClient, first: int
+) -> tuple[int, int]:
+    """Listen until a block and a payment came; return the last number of each topic."""
+    subscriber = Subscriber(node.notify, "hashblock", "hashtx")
+    payments = iter(range(first, first + 40))
+    try:
+        node.wait_until(
+            lambda: (
+                client.ask(funds.pay(next(payments))) is not None
+                and subscriber.read()
+                and len(subscriber.news) == 2
+            )
+        )
+    finally:
+        subscriber.close()
+    return subscriber.numbers["hashblock"][-1], subscriber.numbers["hashtx"][-1]
