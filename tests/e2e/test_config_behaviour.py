@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import http.client
 import json
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +19,10 @@ import pytest
 import zmq
 from funded import VALUE, Funds, key
 from meeting import Meeting
+from rpc_client import Refused, RpcClient
 from running_node import IngestClient, RunningNode
 
+from node.address import encode_address
 from node.config import keys
 from node.genesis import genesis_id, read_genesis
 from node.transaction import Output, build, txid
@@ -179,8 +186,8 @@ def test_pace_of_blocks_and_a_limit_of_memory(tmp_path: Path, funds: Funds) -> N
         strict.end()
 
 
-def killed_for_memory(event: dict[str, Any]) -> bool:
-    return "MiB of memory" in json.dumps(event) and event.get("process") == "net"
+def killed_for_memory(event: dict[str, Any], process: str = "net") -> bool:
+    return "MiB of memory" in json.dumps(event) and event.get("process") == process
 
 
 def header_time_ms(node: RunningNode, height: int) -> int:
@@ -198,7 +205,7 @@ def header_time_ms(node: RunningNode, height: int) -> int:
 @covers("pipeline.fuse")
 def test_stages_may_share_a_process(tmp_path: Path, funds: Funds) -> None:
     with running(tmp_path, funds, pipeline={"fuse": ["net", "verify"]}) as (node, client):
-        assert set(processes(node)) == {"net_verify", "consensus", "sign"}
+        assert set(processes(node)) == {"net_verify", "consensus", "sign", "rpc"}
         assert client.ask(funds.pay(0)) == bytes([Verdict.ADMITTED])
         maps = Path(f"/proc/{processes(node)['net_verify']['pid']}/maps").read_text()
         assert "_sodium" in maps
@@ -237,6 +244,98 @@ def test_peers_are_dialled_let_in_and_looked_for(tmp_path: Path, funds: Funds) -
             meeting.until(lambda: sum(len(each.here) for each in callers) == 1)
             meeting.until(lambda: any(each.stats["turned_away_full"] for each in callers))
             assert sum(len(each.here) for each in callers) == 1
+
+
+@covers("rpc.listen", "rpc.rpcauth", "rpc.max_body_kb", "rpc.max_batch", "rpc.max_waits")
+@covers("rpc.max_connections", "rpc.timeout_s", "store.address_index")
+def test_limits_of_json_rpc(tmp_path: Path, funds: Funds) -> None:
+    (port,) = free_ports(1)
+    digest = hmac.new(b"5a17", b"secret", hashlib.sha256).hexdigest()
+    rpc = {
+        "listen": f"127.0.0.1:{port}",
+        "rpcauth": [f"ann:5a17${digest}"],
+        "max_body_kb": 16,
+        "max_batch": 3,
+        "max_waits": 0,
+        "max_connections": 2,
+        "timeout_s": 1,
+    }
+    store = {"address_index": False}
+    with running(tmp_path, funds, rpc=rpc, store=store):
+        wallet = RpcClient(f"127.0.0.1:{port}", "ann:secret")
+        assert wallet.call("getblockhash", 0) == genesis_id(funds.genesis).hex()
+        assert len(wallet.batch(*[("uptime",)] * 3)) == 3
+        assert wallet.post(b"[" + b"{}," * 3 + b"{}]")[1]["error"]["code"] == -32600
+        for method, params, words in (
+            ("getbalance", [encode_address(bytes(32), "dtime")], "store.address_index"),
+            ("waittransactionfinality", ["00" * 32], "Too many"),
+        ):
+            with pytest.raises(Refused, match=words):
+                wallet.call(method, *params)
+        host, _, number = f"127.0.0.1:{port}".partition(":")
+        where = (host, int(number))
+        with socket.create_connection(where) as second:
+            second.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert second.recv(100).startswith(b"HTTP/1.1 200")
+            with socket.create_connection(where) as third:  # one too many
+                assert not heard(third)
+        with socket.create_connection(where) as slow:
+            slow.sendall(b"POST / HTTP/1.1\r\n")
+            assert not heard(slow)  # cut off after a second
+        wallet.close()
+        wallet = RpcClient(f"127.0.0.1:{port}", "ann:secret")
+        with pytest.raises((http.client.HTTPException, OSError, json.JSONDecodeError)):
+            wallet.post(b" " * 17 * 1024)
+        wallet.close()
+
+
+def heard(sock: socket.socket) -> bytes:
+    """What comes before the other side closes; nothing if it only closes."""
+    sock.settimeout(30)
+    try:
+        return sock.recv(100)
+    except ConnectionResetError:
+        return b""
+
+
+@covers("rpc.workers", "rpc.work_queue", "rpc.memory_mb")
+def test_a_flood_of_json_rpc_waits_or_is_refused(tmp_path: Path, funds: Funds) -> None:
+    with running(tmp_path / "few", funds, rpc={"workers": 1, "work_queue": 1}) as (node, _):
+        consensus = psutil.Process(node.pid("consensus"))
+        clients = [RpcClient.of(node) for _ in range(4)]
+        consensus.suspend()  # so that nobody gets an answer
+        answers: list[int] = []
+        body = b'{"method":"getblockcount","id":1}'
+        threads = [
+            threading.Thread(target=lambda each=each: answers.append(each.post(body)[0]))
+            for each in clients[:2]
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            node.wait_until(lambda: refused(clients[2], body))
+        finally:
+            consensus.resume()
+        for thread in threads:
+            thread.join()
+        assert answers == [200, 200]
+        for client in clients:
+            client.close()
+    strict = RunningNode(tmp_path / "strict", funds.directory, rpc={"memory_mb": 2})
+    try:
+        strict.launch()
+        strict.wait_until(lambda: any(killed_for_memory(each, "rpc") for each in events(strict)))
+    finally:
+        strict.end()
+
+
+def refused(client: RpcClient, body: bytes) -> bool:
+    """Whether the queue is full; 503 has no JSON."""
+    try:
+        status, _ = client.post(body)
+    except json.JSONDecodeError:
+        return True
+    return status == 503
 
 
 def test_no_key_is_without_a_test() -> None:

@@ -710,3 +710,80 @@ def test_creation_without_room(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing, match="interrupted"):
         opened(tmp_path / "store")
     opened(create(tmp_path)).close()
+
+
+# Heights by id and outputs by owner
+
+
+def by_owner(store: ChainStore) -> dict[bytes, dict[bytes, int]]:
+    """What the index by owner must hold, from the outputs themselves."""
+    found: dict[bytes, dict[bytes, int]] = {}
+    for outpoint, output in store.iterate_outputs():
+        found.setdefault(output[8:], {})[outpoint] = int.from_bytes(output[:8], "little")
+    return found
+
+
+def indexed(store: ChainStore) -> dict[bytes, dict[bytes, int]]:
+    """What the index by owner does hold."""
+    return {owner: dict(store.unspent_of(owner, b"", 10_000)) for owner in by_owner(store)}
+
+
+@pytest.mark.parametrize("built_at", [0, 7])
+def test_outputs_by_owner_are_the_outputs(tmp_path: Path, built_at: int) -> None:
+    """Random blocks, with chained payments; the index there from the start, or built later."""
+    chain = SmallChain(GENESIS, ALLOCATIONS)
+    path = create(tmp_path)
+    for number in range(12):
+        on = number >= built_at
+        store = ChainStore(path, ID, cache_mb=4, write_buffer_mb=4, address_index=on)
+        block = chain.random_block(random.Random(number), 12)
+        chain.ledger.apply(block)
+        store.commit(block, NOWHERE, b"")
+        assert store.address_index == on
+        assert indexed(store) == (by_owner(store) if on else dict.fromkeys(by_owner(store), {}))
+        store.close()
+    store = opened(path)  # who does not care leaves it as it is
+    assert store.address_index
+    store.close()
+    store = ChainStore(path, ID, cache_mb=4, write_buffer_mb=4, address_index=False)
+    assert not any(indexed(store).values())
+    store.close()
+
+
+def test_an_owners_outputs_come_page_by_page(tmp_path: Path) -> None:
+    store = ChainStore(create(tmp_path), ID, cache_mb=4, write_buffer_mb=4, address_index=True)
+    owner, expected = max(by_owner(store).items(), key=lambda each: len(each[1]))
+    pages: list[tuple[bytes, int]] = []
+    while page := store.unspent_of(owner, pages[-1][0] if pages else b"", 7):
+        pages += page
+    assert dict(pages) == expected
+    assert len(pages) == len(expected)
+    assert store.unspent_of(bytes(32), b"", 7) == store.unspent_of(b"\xff" * 32, b"", 7) == []
+    store.close()
+
+
+def test_a_store_of_format_2_gets_what_it_lacks(tmp_path: Path) -> None:
+    chain = SmallChain(GENESIS, ALLOCATIONS)
+    path = create(tmp_path)
+    store = opened(path)
+    ids = []
+    for number in range(3):
+        block = chain.random_block(random.Random(number), 3)
+        chain.ledger.apply(block)
+        store.commit(block, NOWHERE, b"")
+        ids.append(store.tip.block_id)
+    store._db.put(b"format", (2).to_bytes(4, "little"))
+    store.close()
+    families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
+    database = Rdict(str(path), Options(raw_mode=True), column_families=families)
+    for name in ("heights", "addresses"):
+        database.drop_column_family(name)
+    database.close()
+    del database
+    for _ in range(2):
+        store = ChainStore(path, ID, cache_mb=4, write_buffer_mb=4, address_index=True)
+        assert [store.height_of(each) for each in ids] == [1, 2, 3]
+        assert store.height_of(ID) is None
+        assert indexed(store) == by_owner(store)
+        assert store.issued == supply_at(GENESIS, 3)
+        store.close()
