@@ -1,0 +1,175 @@
+"""What mischief gets from the HTTP server: the right refusal, and nothing dies or grows."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from funded import Funds
+from rpc_client import RpcClient
+from running_node import DEADLINE_S, RunningNode
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    root = tmp_path_factory.mktemp("hostile")
+    funds = Funds(root / "funds", 50)
+    node = RunningNode(root / "node", funds.directory, rpc={"timeout_s": 2})
+    yield node.start()
+    node.end()
+
+
+@pytest.fixture(autouse=True)
+def unharmed(node: RunningNode) -> Iterator[None]:
+    """Whatever a test does: the same process answers afterwards, and has not grown much."""
+    process = psutil.Process(node.pid("rpc"))
+    before = process.memory_info().rss
+    yield
+    assert node.pid("rpc") == process.pid
+    client = RpcClient.of(node)
+    assert client.call("getblockcount") >= 0
+    client.close()
+    assert process.memory_info().rss - before < 96 * MIB
+
+
+def connected(node: RunningNode) -> socket.socket:
+    host, _, port = node.rpc.partition(":")
+    return socket.create_connection((host, int(port)), timeout=DEADLINE_S)
+
+
+def head(node: RunningNode, *lines: str) -> bytes:
+    import base64
+
+    cookie = base64.b64encode((node.datadir / ".cookie").read_bytes()).decode()
+    return "\r\n".join(
+        ["POST / HTTP/1.1", "Host: x", f"Authorization: Basic {cookie}", *lines, "", ""]
+    ).encode()
+
+
+def everything(sock: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    data = b""
+    try:
+        while piece := sock.recv(65_536):
+            data += piece
+    except ConnectionResetError:
+        pass
+    return data
+
+
+@pytest.mark.parametrize("credentials", ["__cookie__:wrong", "nobody:nothing", ""])
+def test_a_wrong_password(node: RunningNode, credentials: str) -> None:
+    client = RpcClient(node.rpc, credentials)
+    for _ in range(3):
+        assert client.post(b"{}") == (401, None)
+    client.close()
+
+
+def test_wrong_passwords_are_told_in_the_log_and_not_one_by_one(node: RunningNode) -> None:
+    def guess() -> None:
+        client = RpcClient(node.rpc, "a:b")
+        for _ in range(10):
+            client.post(b"{}")
+        client.close()
+
+    guessing = [threading.Thread(target=guess) for _ in range(16)]
+    for each in guessing:
+        each.start()
+    for each in guessing:
+        each.join()
+    node.wait_until(lambda: node.metrics("rpc")["passwords_refused"] >= 160)
+    told = [line for line in node.log.read_text().splitlines() if "rpc_password_refused" in line]
+    assert 1 <= len(told) < 60
+    assert json.loads(told[0])["address"] == "127.0.0.1"
+
+
+def test_a_body_that_says_that_it_is_huge(node: RunningNode) -> None:
+    with connected(node) as sock:
+        sock.sendall(head(node, f"Content-Length: {1 << 30}"))
+        assert everything(sock).startswith(b"HTTP/1.1 413")
+
+
+def test_a_huge_body_in_chunks(node: RunningNode) -> None:
+    with connected(node) as sock:
+        sock.sendall(head(node, "Transfer-Encoding: chunked"))
+        chunk = b"%x\r\n" % MIB + b" " * MIB + b"\r\n"
+        sent = 0
+        try:
+            while sent < 1 << 10:
+                sock.sendall(chunk)
+                sent += 1
+        except (ConnectionError, TimeoutError):
+            pass
+        assert sent < 64
+        assert everything(sock)[:12] in (b"HTTP/1.1 413", b"")
+
+
+def test_a_client_that_sends_a_byte_now_and_then(node: RunningNode) -> None:
+    with connected(node) as slow_head, connected(node) as slow_body:
+        slow_body.sendall(head(node, "Content-Length: 1000"))
+        for sock, data in ((slow_head, b"POST / HTTP/1.1\r\nX: "), (slow_body, b"[")):
+            sock.settimeout(0.2)
+            with pytest.raises((ConnectionError, BrokenPipeError)):
+                for _ in range(200):
+                    sock.sendall(data)
+                    try:
+                        if not sock.recv(100):
+                            raise ConnectionError
+                    except TimeoutError:
+                        continue
+
+
+def test_nothing_that_is_http(node: RunningNode) -> None:
+    for junk in (b"\x00" * 1_000, b"\r\n" * 50_000, b"GET " + b"a" * 100_000, b"\x16\x03\x01" * 99):
+        with connected(node) as sock:
+            sock.sendall(junk)
+            sock.shutdown(socket.SHUT_WR)
+            answer = everything(sock)
+            assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.0 400", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[" * 1_000_000, -32700),
+        (b'{"a":' * 100_000, -32700),
+        (b"[" + b"1," * 1_500_000 + b"1]", -32700),
+        (b"[" + b"[]," * 1_000_000 + b"[]]", -32700),
+        (b"[" + b"{}," * 2_000 + b"{}]", -32600),
+        (b'{"method":"' + b"x" * 3_000_000 + b'","id":1}', -32601),
+        (b'{"method":"getblockhash","params":[' + b"9" * 3_000_000 + b"]}", -32700),
+        (b'{"method":"sendrawtransaction","params":["' + b"00" * 1_500_000 + b'"],"id":1}', -22),
+        (b'{"method":"getblock","params":["' + b"\xc3\x28" * 9 + b'"]}', -32700),
+    ],
+)
+def test_bodies_that_would_fill_memory_or_stack(node: RunningNode, body: bytes, code: int) -> None:
+    client = RpcClient.of(node)
+    assert client.post(body)[1]["error"]["code"] == code
+    client.close()
+
+
+def test_a_flood_of_clients(node: RunningNode, tmp_path: Path) -> None:
+    """Thirty-two that ask as fast as they can: each is answered, and the ledger lives."""
+    blocks_before = node.metrics("consensus")["loops"]
+    statuses: list[int] = []
+    body = json.dumps([{"method": "getblockchaininfo", "id": 1}] * 20).encode()
+
+    def flood() -> None:
+        client = RpcClient.of(node)
+        statuses.extend(client.post(body)[0] for _ in range(10))
+        client.close()
+
+    clients = [threading.Thread(target=flood) for _ in range(32)]
+    for each in clients:
+        each.start()
+    for each in clients:
+        each.join()
+    assert statuses == [200] * 320
+    assert node.metrics("consensus")["loops"] > blocks_before
