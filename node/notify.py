@@ -63,7 +63,10 @@ load generator's chains allow. A body above it is sent only when nothing else wa
 """
 
 STANDSTILL_MS: Final = 30_000
-"""After which a subscriber that does not even answer a ping is disconnected."""
+"""After which a subscriber whose system takes no more bytes is disconnected (tcp(7),
+TCP_USER_TIMEOUT: closed windows count). Pings of ZeroMQ would tell as much, but not every client
+library that can subscribe knows them.
+"""
 
 BURST_SUBSCRIPTIONS: Final = 64  # taken in one turn
 MAX_SUBSCRIPTION_BYTES: Final = 256  # of what subscribers send us; the longest topic has 9
@@ -84,8 +87,7 @@ class Publisher:
         self.socket.linger = 200
         self.socket.sndhwm = QUEUE_MESSAGES
         self.socket.maxmsgsize = MAX_SUBSCRIPTION_BYTES
-        self.socket.heartbeat_ivl = STANDSTILL_MS // 3
-        self.socket.heartbeat_timeout = STANDSTILL_MS
+        self.socket.setsockopt(zmq.TCP_MAXRT, STANDSTILL_MS)
         self.socket.copy_threshold = LARGE_BYTES
         self._journal = journal
         self._numbers = dict.fromkeys(TOPICS, 0)

@@ -265,6 +265,19 @@ def test_a_subscriber_that_stands_still_holds_bounded_memory(
     world.until(lambda: all(tracker.done for tracker, _ in publisher._large))
 
 
+def test_who_takes_nothing_for_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.notify, "STANDSTILL_MS", 500)
+    world = World()
+    try:
+        world.subscribe(b"rawblock")
+        for _ in range(60):
+            world.block(size_bytes=1_000_000)
+        assert not all(tracker.done for tracker, _ in world.publisher._large)
+        world.until(lambda: all(tracker.done for tracker, _ in world.publisher._large))
+    finally:
+        world.close()
+
+
 def test_a_port_in_use_is_the_operators_to_mend(world: World) -> None:
     with pytest.raises(ListenError, match=r"network\.notify"):
         Publisher(world.context, world.address, world.pool.journal)
