@@ -8,69 +8,31 @@ import socket
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
 import pytest
+from rpc_server import COOKIE, RpcServer, serving
 
 from node.errors import UsageError
 from tools.cli.errors import NoAnswer, Refused
 from tools.cli.places import Place
 from tools.cli.transport import Access, Client
 
-COOKIE = "__cookie__:0123456789abcdef"
 
-
-class Server(ThreadingHTTPServer):
-    """Answers every call with `status` and `body`, and keeps what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.status = 200
-        self.body = b'{"jsonrpc":"2.0","result":null,"id":1}'
-        self.asked: list[tuple[dict[str, str], bytes]] = []
-
-    def result(self, text: str) -> None:
-        self.status, self.body = 200, f'{{"jsonrpc":"2.0","result":{text},"id":1}}'.encode()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append((dict(self.headers), body))
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(self.server.body)))
-        self.end_headers()
-        self.wfile.write(self.server.body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on standard error."""
+@pytest.fixture
+def server() -> Iterator[RpcServer]:
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@pytest.fixture
-def access(server: Server, tmp_path: Path) -> Access:
+def access(server: RpcServer, tmp_path: Path) -> Access:
     (tmp_path / ".cookie").write_text(COOKIE)
     return Access("127.0.0.1", server.server_port, tmp_path / ".cookie", "start it")
 
 
-def test_a_call_and_its_result(server: Server, access: Access) -> None:
+def test_a_call_and_its_result(server: RpcServer, access: Access) -> None:
     server.result('{"a": [1, 0.10000000]}')
     params = [msgspec.Raw(b"12345678.00000001"), "x", Decimal("0.10000000")]
     result = Client(access).call("some", params)
@@ -85,12 +47,12 @@ def test_a_call_and_its_result(server: Server, access: Access) -> None:
     assert headers["Content-Type"] == "application/json"
 
 
-def test_named_parameters_travel_as_an_object(server: Server, access: Access) -> None:
+def test_named_parameters_travel_as_an_object(server: RpcServer, access: Access) -> None:
     Client(access).call("some", {"b": 1, "args": [2]})
     assert json.loads(server.asked[0][1])["params"] == {"b": 1, "args": [2]}
 
 
-def test_the_nodes_own_errors(server: Server, access: Access) -> None:
+def test_the_nodes_own_errors(server: RpcServer, access: Access) -> None:
     server.status = 500
     server.body = b'{"result":null,"error":{"code":-8,"message":"out of range"},"id":1}'
     with pytest.raises(Refused) as caught:
@@ -109,7 +71,7 @@ def test_the_nodes_own_errors(server: Server, access: Access) -> None:
         (200, ["is no node"]),
     ],
 )
-def test_what_http_says(server: Server, access: Access, status: int, named: list[str]) -> None:
+def test_what_http_says(server: RpcServer, access: Access, status: int, named: list[str]) -> None:
     server.status, server.body = status, b"<html>not for you</html>"
     with pytest.raises(NoAnswer) as caught:
         Client(access).call("some")
@@ -119,13 +81,13 @@ def test_what_http_says(server: Server, access: Access, status: int, named: list
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'"x"', b'{"error": 5}', b"\xff"])
-def test_answers_that_are_none(server: Server, access: Access, body: bytes) -> None:
+def test_answers_that_are_none(server: RpcServer, access: Access, body: bytes) -> None:
     server.body = body
     with pytest.raises(NoAnswer, match="is no node"):
         Client(access).call("some")
 
 
-def test_a_user_with_a_password(server: Server, access: Access) -> None:
+def test_a_user_with_a_password(server: RpcServer, access: Access) -> None:
     user = Access(access.host, access.port, access.cookie, "start it", "alice", "sésame")
     Client(user).call("some")
     sent = server.asked[0][0]["Authorization"].removeprefix("Basic ")

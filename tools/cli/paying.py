@@ -16,9 +16,10 @@ from nacl.signing import SigningKey
 
 from node.address import AddressFormatError, decode_address
 from node.genesis import salt_of
+from node.params import ID_BYTES
 from node.transaction import Output, build, txid
 from tools.cli.amounts import units_of
-from tools.cli.errors import NoAnswer, NotFinal, PaymentError
+from tools.cli.errors import NoAnswer, NotFinal, PaymentError, Refused
 from tools.cli.payment import Coin, Plan, Prices, plan
 from tools.cli.transport import Client
 from tools.cli.wallet_file import Wallet
@@ -57,7 +58,10 @@ def payee_of(address: str, wallet: Wallet) -> bytes:
 
 def check_chain(client: Client, wallet: Wallet) -> None:
     """Raise PaymentError unless the node is of the wallet's chain."""
-    chain = client.value("getblockchaininfo")["chain"]
+    try:
+        chain = client.value("getblockchaininfo")["chain"]
+    except (TypeError, KeyError):
+        raise _strange("getblockchaininfo") from None
     if chain != wallet.chain:
         raise PaymentError(
             f"the wallet is for the chain {wallet.chain!r}, and the node for {chain!r}",
@@ -73,7 +77,7 @@ def coins_of(client: Client, address: str) -> list[Coin]:
     found = client.value("listunspent", {"minconf": 1, "addresses": [address]})
     try:
         return [
-            Coin(bytes.fromhex(each["txid"]) + bytes([each["vout"]]), units_of(each["amount"]))
+            Coin(_id(each["txid"]) + bytes([each["vout"]]), units_of(each["amount"]))
             for each in found
             if each.get("spendable", True)
         ]
@@ -87,20 +91,27 @@ def prepare(client: Client, wallet: Wallet, payee: bytes, amount: int) -> Paymen
     coins = coins_of(client, wallet.address)
     try:
         prices = _prices(client)
-        genesis_id = bytes.fromhex(client.value("getblockhash", [0]))
+        genesis_id = _id(client.value("getblockhash", [0]))
     except (TypeError, KeyError, ValueError):
         raise _strange("what a payment costs") from None
     return Payment(plan(coins, amount, prices), payee, salt_of(genesis_id))
 
 
 def submit(client: Client, payment: Payment, raw: bytes) -> str:
-    """Hand in a signed payment and return its id, which is computed here."""
+    """Hand in a signed payment and return its id, which is computed here.
+
+    Raises NotFinal when it is not known whether the node has got it.
+    """
     expected = txid(raw, payment.salt).hex()
-    told = client.value("sendrawtransaction", [raw.hex()])
+    try:
+        told = client.value("sendrawtransaction", [raw.hex()])
+    except NoAnswer as error:
+        raise NotFinal(
+            f"{expected} was perhaps handed in: {error.cause}; {_look(expected)}"
+        ) from None
     if told != expected:
-        raise NoAnswer(
-            f"the node calls the payment {str(told)[:80]!r}, and it is {expected}",
-            "it may have been paid: look at it with: time-cli gettransaction",
+        raise NotFinal(
+            f"{expected} was handed in, and the node calls it {str(told)[:80]!r}; {_look(expected)}"
         )
     return expected
 
@@ -110,21 +121,29 @@ def wait(
 ) -> tuple[int, int]:
     """Wait until a transaction is final; return its block's height, and ``now_ns`` then.
 
-    Raises NotFinal when the time is over.
+    Raises NotFinal when the time is over, or the node is gone.
     """
     until_ns = now_ns() + int(timeout_s * 1_000) * NS_PER_MS
     while (left_ns := until_ns - now_ns()) > 0:
         slice_ms = min(left_ns // NS_PER_MS + 1, WAIT_AT_ONCE_S * 1_000)
-        told = client.value("waittransactionfinality", [transaction, slice_ms])
         try:
+            told = client.value("waittransactionfinality", [transaction, slice_ms])
             if told["status"] == FINALISED:
                 return int(told["blockheight"]), now_ns()
-        except (TypeError, KeyError, ValueError):
-            raise _strange("waittransactionfinality") from None
+        except (NoAnswer, Refused, TypeError, KeyError, ValueError) as error:
+            reason = error.cause if isinstance(error, NoAnswer) else str(error)
+            raise NotFinal(
+                f"{transaction} was handed in, and what became of it is not known: {reason}; "
+                f"{_look(transaction)}"
+            ) from None
     raise NotFinal(
         f"{transaction} was handed in and is not final after {timeout_s:.0f} s; "
-        f"see time-cli gettransactionfinality {transaction}"
+        f"{_look(transaction)}"
     )
+
+
+def _look(transaction: str) -> str:
+    return f"look before you pay again: time-cli gettransactionfinality {transaction}"
 
 
 def _prices(client: Client) -> Prices:
@@ -135,6 +154,14 @@ def _prices(client: Client) -> Prices:
         relay_fee_per_kb=units_of(policy["mempoolminfee"]),
         dust_limit=units_of(rules["dust_limit"]),
     )
+
+
+def _id(digits: str) -> bytes:
+    """The 32 bytes of an id; raises ValueError, TypeError for what is none."""
+    found = bytes.fromhex(digits)
+    if len(found) != ID_BYTES:
+        raise ValueError(f"an id of {len(found)} bytes")
+    return found
 
 
 def _strange(method: str) -> NoAnswer:

@@ -20,7 +20,7 @@ from node.keys import forbid_dumps
 from node.params import KEY_BYTES
 from tools.cli import paying, wallet_file
 from tools.cli.amounts import format_amount, parse_amount
-from tools.cli.errors import CliError, NoAnswer, PaymentError
+from tools.cli.errors import CliError, NoAnswer, PaymentError, Refused
 from tools.cli.passphrase import Source
 from tools.cli.paying import Payment
 from tools.cli.places import WALLET_SUFFIX, Place
@@ -78,12 +78,10 @@ def listing(place: Place, *, as_json: bool) -> None:
     directory = place.wallets()
     paths = sorted(directory.glob(f"*{WALLET_SUFFIX}")) if directory.is_dir() else []
     rows = []
-    asked = _asker(place) if paths else None
+    balances = _Balances(place) if paths else None
     for path in paths:
         wallet = wallet_file.read(path)
-        units = None
-        if asked is not None:
-            units = sum(coin.value for coin in paying.coins_of(asked, wallet.address))
+        units = None if balances is None else balances.of(wallet.address)
         rows.append({"name": path.stem, "address": wallet.address, "units": units})
     if as_json:
         _print_json(
@@ -144,14 +142,31 @@ def _confirm(payment: Payment, payee: str) -> None:
         raise PaymentError("nothing was paid", "answer y, or give --yes")
 
 
-def _asker(place: Place) -> Client | None:
-    """The node, if it answers and is of this chain; a list of names needs none."""
-    try:
-        client = Client(place.access())
-        return client if client.value("getblockchaininfo")["chain"] == place.chain() else None
-    except NoAnswer as error:
+class _Balances:
+    """What addresses hold, as long as a node of this chain tells it; a list of names needs none."""
+
+    def __init__(self, place: Place) -> None:
+        self._client: Client | None = None
+        try:
+            client = Client(place.access())
+            if client.value("getblockchaininfo")["chain"] == place.chain():
+                self._client = client
+        except (NoAnswer, Refused) as error:
+            self._unknown(error)
+
+    def of(self, address: str) -> int | None:
+        """Units, or None."""
+        if self._client is None:
+            return None
+        try:
+            return sum(coin.value for coin in paying.coins_of(self._client, address))
+        except (NoAnswer, Refused) as error:
+            self._unknown(error)
+            return None
+
+    def _unknown(self, error: NoAnswer | Refused) -> None:
+        self._client = None
         print(f"balances are not known: {error.message}", file=sys.stderr)
-        return None
 
 
 def _print_json(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
