@@ -481,6 +481,12 @@ def _check_together(config: Config, path: str) -> None:
             f"listen and notify in section [network] of {path} are both {config.network.listen}",
             "give them different ports",
         )
+    if f"tcp://{config.rpc.listen}" in (config.network.listen, config.network.notify):
+        raise ConfigError(
+            f"listen in section [rpc] of {path} is an address of section [network], too: "
+            f"{config.rpc.listen}",
+            "give it another port",
+        )
     if config.block.pace_ms > config.block.empty_pace_s * 1_000:
         raise ConfigError(
             f"pace_ms = {config.block.pace_ms} in section [block] of {path} is longer than "

@@ -78,6 +78,8 @@ class Doorkeeper:
     def _sweep(self) -> None:
         now_s = self._loop.time()
         for transport, visitor in list(self._inside.items()):
+            if visitor.reads_on() and visitor.due_s is not None:
+                visitor.due_s = now_s + self._timeout_s
             if visitor.due_s is not None and visitor.due_s <= now_s:
                 self.cut_off += 1
                 _abort(transport)
@@ -91,7 +93,15 @@ class _Visitor(asyncio.Protocol):
         self._door = door
         self._inner = inner
         self._transport: asyncio.BaseTransport | None = None
+        self._unread = 0  # bytes of the answer
         self.due_s: float | None = None
+
+    def reads_on(self) -> bool:
+        """Whether the client has taken some of its answer since this was asked last."""
+        before = self._unread
+        if isinstance(self._transport, asyncio.WriteTransport):
+            self._unread = self._transport.get_write_buffer_size()
+        return self._unread < before
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._door.enter(self, transport):
@@ -103,7 +113,9 @@ class _Visitor(asyncio.Protocol):
             self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return None if self._transport is None else self._inner.eof_received()
+        if self._transport is not None:
+            self._inner.eof_received()
+        return None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:

@@ -10,6 +10,7 @@ nothing that a client sends.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -26,8 +27,7 @@ from node.rpc.doorkeeper import Doorkeeper
 from node.rpc.jsonrpc import Request, RpcError, encode, parse_body, reply, status_of
 from pipeline.metrics import MetricWriter
 
-FAILURE_PAUSE_S: Final = 0.25  # before a wrong password is answered
-MAX_PAUSES: Final = 8  # wrong passwords that wait at once; of more the connection is closed
+FAILURE_PAUSE_S: Final = 0.25  # before a wrong password is answered: four guesses a connection
 MAX_HEADER_BYTES: Final = 8 * 1024  # of a line or field of the head
 BACKLOG: Final = 128
 
@@ -55,14 +55,14 @@ class Server:
         self._metrics = metrics
         self._log = log
         self._failures = Failures()
-        self._pauses = 0
         self._queued = 0
         self._workers = asyncio.Semaphore(settings.workers)
         self._max_body = settings.max_body_kb * 1024
         self._http = web.Server(
             self._handle,
+            handler_cancellation=True,  # who hangs up waits for nothing any more
             access_log=None,
-            logger=_Silent(),
+            logger=_silent(),
             keepalive_timeout=float(settings.timeout_s),
             lingering_time=0.0,
             max_line_size=MAX_HEADER_BYTES,
@@ -164,12 +164,7 @@ class Server:
         self._metrics.add(self._metrics["passwords_refused"], 1)
         if failed:
             self._log.warning("rpc_password_refused", address=_host(request), times=failed)
-        if self._pauses < MAX_PAUSES:  # guessing takes time; so does nothing else
-            self._pauses += 1
-            try:
-                await asyncio.sleep(FAILURE_PAUSE_S)
-            finally:
-                self._pauses -= 1
+        await asyncio.sleep(FAILURE_PAUSE_S)
         response = _plain(401, "")
         response.headers["WWW-Authenticate"] = 'Basic realm="jsonrpc"'
         return _closing(response)
@@ -187,17 +182,12 @@ class Server:
         return web.Response(status=status, body=content, headers={"Content-Type": kind})
 
 
-class _Silent:
+def _silent() -> logging.Logger:
     """aiohttp's log: what clients do wrong is counted, not told."""
-
-    def _nothing(self, *_: object, **__: object) -> None:
-        pass
-
-    debug = info = warning = error = exception = critical = _nothing
-
-    def isEnabledFor(self, level: int) -> bool:
-        """Nothing is."""
-        return False
+    logger = logging.getLogger("timed.http")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
 
 
 def _listen(address: str) -> socket.socket:

@@ -27,9 +27,7 @@ class _Selector(selectors.EpollSelector):
         self.rounds = 0
         self.due_ns: int | None = None
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, selectors._EventMask]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         self.rounds += 1
         busy = bool(events) or (timeout is not None and timeout <= 0)
@@ -72,5 +70,4 @@ class Turns:
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
         self.run()
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()

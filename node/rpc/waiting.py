@@ -41,9 +41,9 @@ class Finalities:
         """
         if self._count >= self._at_most:
             raise RpcError(Code.MISC_ERROR, "Too many calls wait already: ask again later")
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._look())
         async with self._entry(txid) as event:
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._look())
             self._news.set()  # it may be final already
             try:
                 await asyncio.wait_for(event.wait(), timeout_s)
@@ -65,13 +65,14 @@ class Finalities:
                 del self._waiting[txid]
 
     async def _look(self) -> None:
-        while True:
+        while self._waiting:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), LOOK_S)
             self._news.clear()
             txids = list(self._waiting)
             for start in range(0, len(txids), MAX_STATUSES):
                 await self._settle(txids[start : start + MAX_STATUSES])
+        self._task = None
 
     async def _settle(self, txids: Sequence[bytes]) -> None:
         try:

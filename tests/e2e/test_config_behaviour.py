@@ -313,6 +313,7 @@ def test_a_flood_of_json_rpc_waits_or_is_refused(tmp_path: Path, funds: Funds) -
         try:
             for thread in threads:
                 thread.start()
+            node.wait_until(lambda: node.metrics("rpc")["requests"] >= 2)
             node.wait_until(lambda: refused(clients[2], body))
         finally:
             consensus.resume()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from node.address import AddressFormatError, decode_address
 from node.params import OUTPOINT_BYTES
 from node.query import (
+    MAX_UNSPENT,
     Counted,
     CountOutputs,
     Outputs,
@@ -112,10 +114,10 @@ async def validateaddress(services: Services, address: str) -> dict[str, Any]:
     }
 
 
-async def _unspent(services: Services, owner: bytes) -> Any:
+async def _unspent(services: Services, owner: bytes) -> AsyncIterator[tuple[UnspentRow, int]]:
     """Yield the outputs of an owner with the tip's height, page by page."""
     after = b""
-    for _ in range(0, MAX_COUNTED, 500):
+    for _ in range(0, MAX_COUNTED, MAX_UNSPENT):
         found = await services.asking.ask(Unspent(owner, after), UnspentIs)
         if not found.on:
             raise RpcError(

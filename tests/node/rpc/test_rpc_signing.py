@@ -87,5 +87,5 @@ def test_bytes_that_are_no_transaction(raw: bytes) -> None:
 def test_keys_are_seeds() -> None:
     assert signing.key_of(bytes(KEYS[0]).hex()) == KEYS[0]
     for wrong in ("", "00" * 31, "zz" * 32, "0 " * 32, " " + "00" * 32):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             signing.key_of(wrong)
