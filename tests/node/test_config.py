@@ -29,6 +29,8 @@ GENESIS = Genesis(
     allocations=Allocations(count=0, total=0, digest="00" * 32),
 )
 
+USER = "ann:5a17$" + "0" * 64
+
 Extract = Callable[[NodeSettings, Topology], object]
 
 # For every key: a value that is not its default, and what the node gets from it.
@@ -53,14 +55,25 @@ CASES: dict[tuple[str, str], tuple[str, Extract, object]] = {
     ("block", "empty_pace_s"): ("5", lambda s, t: s.empty_pace_ms, 5_000),
     ("store", "cache_mb"): ("9", lambda s, t: s.cache_mb, 9),
     ("store", "write_buffer_mb"): ("9", lambda s, t: s.write_buffer_mb, 9),
+    ("store", "address_index"): ("false", lambda s, t: s.address_index, False),
     ("pipeline", "cores"): ('"off"', lambda s, t: t.cores, "off"),
     ("pipeline", "trays"): ("16", lambda s, t: (t.trays.trays, t.links[0].capacity), (16, 16)),
     ("pipeline", "fuse"): (
         '["net", "verify"]',
         lambda s, t: [(x.process, x.count) for x in t.stages],
-        [("net_verify", 1), ("net_verify", 1), (None, 1), (None, 1)],
+        [("net_verify", 1), ("net_verify", 1), (None, 1), (None, 1), (None, 1)],
     ),
     ("pipeline", "net_memory_mb"): ("5", lambda s, t: s.net_memory_mb, 5),
+    ("rpc", "listen"): ('""', lambda s, t: (s.rpc.listen, len(t.stages)), ("", 4)),
+    ("rpc", "rpcauth"): (f'["{USER}"]', lambda s, t: s.rpc.rpcauth, (USER,)),
+    ("rpc", "max_connections"): ("5", lambda s, t: s.rpc.max_connections, 5),
+    ("rpc", "max_body_kb"): ("16", lambda s, t: s.rpc.max_body_kb, 16),
+    ("rpc", "max_batch"): ("5", lambda s, t: s.rpc.max_batch, 5),
+    ("rpc", "workers"): ("5", lambda s, t: s.rpc.workers, 5),
+    ("rpc", "work_queue"): ("5", lambda s, t: s.rpc.work_queue, 5),
+    ("rpc", "max_waits"): ("5", lambda s, t: s.rpc.max_waits, 5),
+    ("rpc", "timeout_s"): ("5", lambda s, t: s.rpc.timeout_s, 5),
+    ("rpc", "memory_mb"): ("5", lambda s, t: s.rpc.memory_mb, 5),
     ("log", "level"): ('"debug"', lambda s, t: s.log_level, "debug"),
     ("log", "format"): ('"json"', lambda s, t: s.log_format, "json"),
 }
