@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ class RpcServer(ThreadingHTTPServer):
         self.body = b'{"jsonrpc":"2.0","result":null,"id":1}'
         self.results: dict[str, str | None] = {}
         self.asked: list[tuple[dict[str, str], bytes]] = []
+
+    def server_bind(self) -> None:
+        """Bind, and ask nobody for the name of this machine, as an HTTPServer would."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def result(self, text: str) -> None:
         """Answer every call with this result from now on."""

@@ -154,9 +154,8 @@ def test_plain_values() -> None:
 
 def test_ids_are_never_cut() -> None:
     ids = ["ab" * 32, "cd" * 32]
-    narrow = printed([{"id": each, "n": 1} for each in ids], width=40).replace("\n", "")
-    for each in ids:
-        assert "".join(narrow.split()).count(each[:8]) == 4
+    narrow = printed([{"id": each, "n": 1} for each in ids], width=40)
+    assert [narrow.count(letter) for letter in "abc…"] == [32, 32, 32, 0]
     assert printed({"id": ids[0]}, width=40).replace("\n", "").replace(" ", "") == "id" + ids[0]
     assert printed(ids[0], width=40) == ids[0] + "\n"
 

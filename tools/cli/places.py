@@ -58,17 +58,14 @@ class Place:
     def chain(self) -> str:
         """The name of the chain; raises CliError if the data directory's genesis is damaged."""
         genesis = layout(self.root).genesis
+        if not genesis.exists() and (self.network is not None or self.datadir is None):
+            return self.network or "main"
         try:
             return read_genesis(genesis).chain
-        except OSError as error:
-            if self.datadir is not None and self.network is None:
-                raise CliError(
-                    f"cannot read {genesis} ({error.strerror})",
-                    "give the node's --datadir, or name the chain with --network",
-                ) from None
         except GenesisError as error:
-            raise CliError(error.message, "give the node's --datadir") from None
-        return self.network or "main"
+            raise CliError(
+                error.cause, "give the node's --datadir, or name the chain with --network"
+            ) from None
 
     def wallets(self) -> Path:
         """The directory of the chain's wallets: not in the data directory, which may be made anew
