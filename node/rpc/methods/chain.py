@@ -26,8 +26,9 @@ async def getblockchaininfo(services: Services) -> dict[str, Any]:
     found = await services.asking.ask(Overview(), OverviewIs)
     highest = max(found.height, found.peer_height)
     progress = 10_000 if highest == found.height else found.height * 10_000 // highest
+    genesis = services.settings.genesis
     return {
-        "chain": services.settings.genesis.chain,
+        "chain": genesis.chain,
         "blocks": found.height,
         "headers": highest,
         "bestblockhash": found.block_id.hex(),
@@ -39,6 +40,9 @@ async def getblockchaininfo(services: Services) -> dict[str, Any]:
         "pruned": False,
         "supply": amount(found.supply),
         "genesis": services.settings.genesis_id.hex(),
+        "min_fee": amount(genesis.min_fee),
+        "dust_limit": amount(genesis.dust_limit),
+        "reward": amount(genesis.reward),
         "min_fee": amount(services.settings.genesis.min_fee),
         "dust_limit": amount(services.settings.genesis.dust_limit),
         "address_index": found.address_index,

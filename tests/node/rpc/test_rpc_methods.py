@@ -53,6 +53,8 @@ def test_blocks_and_their_neighbours(world: RpcWorld) -> None:
     info = world.call("getblockchaininfo")
     assert info["supply"] == time_of(600 * 1_000_000 + 150)
     assert info["size_on_disk"] > 0
+    prices = [info[name] for name in ("min_fee", "dust_limit", "reward")]
+    assert prices == [time_of(each) for each in (10, 5, 50)]
 
 
 def test_a_damaged_block_is_an_error_and_told_in_the_log(world: RpcWorld, tmp_path: Path) -> None:
