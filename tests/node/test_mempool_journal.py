@@ -29,7 +29,7 @@ def test_played_back_the_journal_is_the_pool() -> None:
         for step in range(120):
             spent = free[rng.randrange(120)]
             payment = pay([spent], [(VALUE - rng.randrange(1, 40_000), BOB)])
-            match rng.randrange(8):
+            match rng.randrange(10):
                 case 0:  # a block of what came first
                     held = pending(pool)[: rng.randrange(12)]
                     commit(pool, chain, *(Payment(each, known.pop(each)) for each in held))
@@ -38,7 +38,11 @@ def test_played_back_the_journal_is_the_pool() -> None:
                     rival = pay([spent], [(VALUE - 7, CAROL)])
                     number += known.pop(rival.txid, None) is not None
                     commit(pool, chain, rival)
-                case 2:
+                case 2:  # so many that they are judged as a tray
+                    spends = [free[n] for n in rng.sample(range(120), 6)]
+                    many = [pay([each], [(VALUE - 9, BOB)]) for each in spends]
+                    submit(pool, *many, now_ms=step)
+                case 3:
                     pool.expire(step)
                 case _:
                     child = pay([(payment.out(), BOB)], [(VALUE // 2, CAROL)])

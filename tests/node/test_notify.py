@@ -141,7 +141,6 @@ def test_the_mempool_in_numbers_without_a_gap(world: World) -> None:
     rival = pay([(world.funds.out(3), ALICE)], [(VALUE - 50_000, BOB)])
     admit(world.pool, first, second, third)
     admit(world.pool, rival, now_ms=40)  # instead of the third
-    world.publisher.mempool_changed()
     block_id, _ = world.block(second)
     world.pool.expire(50)
     world.publisher.mempool_changed()
@@ -199,6 +198,7 @@ def test_what_nobody_listened_to_is_counted_and_not_made(world: World) -> None:
 
 def test_who_leaves_is_missed_in_the_numbers_only(world: World) -> None:
     one, two = world.subscribe(b"hashtx"), world.subscribe(b"hash")
+    admit(world.pool, world.payment())
     one.close()
     two.unsubscribe(b"hash")
     world.until(lambda: not world.pool.journal.listening)
@@ -208,7 +208,14 @@ def test_who_leaves_is_missed_in_the_numbers_only(world: World) -> None:
     payment = world.payment()
     admit(world.pool, payment)
     world.publisher.mempool_changed()
-    assert receive(again) == [(b"rawtx", payment.raw, 2)]
+    assert receive(again) == [(b"rawtx", payment.raw, 3)]
+
+
+def test_with_nobody_there_the_socket_is_not_touched(world: World) -> None:
+    world.publisher.socket.close()  # whoever sends over it fails
+    admit(world.pool, world.payment())
+    world.publisher.mempool_changed()
+    world.block(world.payment(), size_bytes=10_000)
 
 
 def test_a_prefix_is_a_subscription(world: World) -> None:
