@@ -179,7 +179,7 @@ def _json_type(value: Any) -> str:
         ("array", list),
         ("object", dict),
     ):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return name
     return "null"
 

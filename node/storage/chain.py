@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     DataBlockIndexType,
@@ -140,6 +141,13 @@ class ChainStore:
     StoreUnwritable, StoreFailed; each names the path, the cause and the remedy.
     """
 
+    _outputs: Any
+    _transactions: Any
+    _blocks: Any
+    _certificates: Any
+    _heights: Any
+    _addresses: Any
+
     def __init__(
         self,
         path: Path,
@@ -154,6 +162,7 @@ class ChainStore:
         self._failed = False
         self._tip: Tip
         self._db: Any = None
+        self._has_addresses = False
         _check_place(path)
         try:
             _read_ahead(path)
@@ -235,12 +244,17 @@ class ChainStore:
             value = self._heights.get(identity)
         except Exception as error:
             raise _explain(error, self._path, "read") from error
-        return None if value is None else int(_HEIGHT.unpack(value)[0])
+        if value is None:
+            return None
+        (height,) = _HEIGHT.unpack(value)
+        assert isinstance(height, int)
+        return height
 
     @property
     def issued(self) -> int:
         """All units that there are: the allocations and every reward so far."""
-        return min(MAX_AMOUNT, self._allocated + self._reward * self._tip.height)
+        units: int = self._allocated + self._reward * self._tip.height
+        return min(MAX_AMOUNT, units)
 
     @property
     def address_index(self) -> bool:
@@ -420,8 +434,8 @@ class ChainStore:
 
     def _may_lack_families(self) -> bool:
         """Whether this is a store of format 2, which gets what it lacks."""
-        there = set(Rdict.list_cf(str(self._path)))
-        return "certificates" in there and "heights" not in there
+        lacks = "heights" not in Rdict.list_cf(str(self._path))
+        return lacks and _format_of(self._path) == OLDEST_FORMAT
 
     def _upgrade(self) -> None:
         """Fill in what format 2 did not keep: the heights by block id."""
@@ -647,13 +661,35 @@ def _explain(error: Exception, path: Path, doing: str) -> StoreError:
         return StoreFull(cause, FULL_REMEDY)
     if any(words in text for words in _DENIED_WORDS):
         return StoreUnwritable(cause, DENIED_REMEDY)
-    if "Column family not found" in text:  # before the format can be read
-        return _older(path)
+    if "Column family not found" in text:  # before the format is read
+        return _lacking_families(path)
     if "Column families not opened" in text or "Unknown Footer version" in text:
         return NewerStore(cause, "install the version that wrote it")
     if any(words in text for words in _DAMAGE_WORDS):
         return StoreDamaged(cause, DAMAGED_REMEDY)
     return StoreFailed(cause, FAILED_REMEDY)
+
+
+def _lacking_families(path: Path) -> StoreError:
+    """Why there are fewer families than there should be: an older version, or damage."""
+    try:
+        version = _format_of(path)
+    except Exception as error:
+        return StoreDamaged(f"{path} is damaged ({error})", DAMAGED_REMEDY)
+    if 0 < version < OLDEST_FORMAT:
+        return _older(path)
+    return StoreDamaged(f"{path} is damaged: parts of it are missing", DAMAGED_REMEDY)
+
+
+def _format_of(path: Path) -> int:
+    """The format of a store with whatever families there are, 0 if it has none; only reads it."""
+    families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
+    options = Options(raw_mode=True)
+    database = Rdict(str(path), options, families, access_type=AccessType.read_only())
+    try:
+        return int.from_bytes(database.get(_META_FORMAT) or b"", "little")
+    finally:
+        database.close()
 
 
 def _older(path: Path) -> OlderStore:

@@ -43,8 +43,6 @@ async def getblockchaininfo(services: Services) -> dict[str, Any]:
         "min_fee": amount(genesis.min_fee),
         "dust_limit": amount(genesis.dust_limit),
         "reward": amount(genesis.reward),
-        "min_fee": amount(services.settings.genesis.min_fee),
-        "dust_limit": amount(services.settings.genesis.dust_limit),
         "address_index": found.address_index,
         "warnings": "",
     }

@@ -410,7 +410,9 @@ def test_an_older_store(tmp_path: Path, how: str) -> None:
     if how == "family":  # as format 1 was
         families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
         database = Rdict(str(path), Options(raw_mode=True), column_families=families)
-        database.drop_column_family("certificates")
+        for name in ("certificates", "heights", "addresses"):
+            database.drop_column_family(name)
+        database.put(b"format", (1).to_bytes(4, "little"))
         database.close()
         del database
     else:
