@@ -149,8 +149,8 @@ def test_every_method_without_parameters_answers(
 ) -> None:
     asked = 0
     for method in METHODS:
-        if method.name in ("stop", "listunspent"):  # the one ends it, the other wants addresses
-            continue
+        if method.name in ("stop", "listunspent", "disconnectnode"):
+            continue  # the one ends the node, the others want something after all
         if any(param.default is REQUIRED for param in method.params):
             continue
         status = cli.run(["--datadir", str(node.datadir), method.name, "--json"])

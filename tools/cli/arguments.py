@@ -98,7 +98,8 @@ def _kind(value: object) -> str:
             return "array"
         case dict():
             return "object"
-    return ""
+        case _:
+            return ""
 
 
 def _a(type_: str) -> str:

@@ -108,8 +108,8 @@ def _rows(values: Sequence[Mapping[str, Any]]) -> Table:
             isinstance(row.get(name, 0), int | Decimal) and not isinstance(row.get(name), bool)
             for row in flat
         )
-        justify = "right" if is_number and name not in SECONDS_SINCE_1970 else "left"
-        table.add_column(_plain(name), justify=justify, overflow="fold")
+        is_number &= name not in SECONDS_SINCE_1970
+        table.add_column(_plain(name), justify="right" if is_number else "left", overflow="fold")
     for row in flat:
         table.add_row(
             *(_cell(name.rpartition(".")[2], row[name]) if name in row else "-" for name in names)

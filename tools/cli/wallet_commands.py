@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from rich.console import Console
@@ -77,16 +77,16 @@ def listing(place: Place, *, as_json: bool) -> None:
     """Print the wallets of the chain, with what they hold if a node answers."""
     directory = place.wallets()
     paths = sorted(directory.glob(f"*{WALLET_SUFFIX}")) if directory.is_dir() else []
-    rows = []
+    rows: list[_Row] = []
     balances = _Balances(place) if paths else None
     for path in paths:
         wallet = wallet_file.read(path)
         units = None if balances is None else balances.of(wallet.address)
-        rows.append({"name": path.stem, "address": wallet.address, "units": units})
+        rows.append(_Row(path.stem, wallet.address, units))
     if as_json:
         _print_json(
             [
-                {"name": row["name"], "address": row["address"], "balance": _exact(row["units"])}
+                {"name": row.name, "address": row.address, "balance": _exact(row.units)}
                 for row in rows
             ]
         )
@@ -94,6 +94,14 @@ def listing(place: Place, *, as_json: bool) -> None:
         _print_table(rows)
     else:
         print(f"no wallets in {directory}; make one with: time-cli wallet new", file=sys.stderr)
+
+
+class _Row(NamedTuple):
+    """A wallet in the list; no units: nobody tells them."""
+
+    name: str
+    address: str
+    units: int | None
 
 
 def send(
@@ -178,16 +186,12 @@ def _exact(units: int | None) -> orjson.Fragment | None:
     return None if units is None else orjson.Fragment(format_amount(units))
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_table(rows: Sequence[_Row]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name")
     table.add_column("address", overflow="fold")
     table.add_column("TIME", justify="right")
     for row in rows:
-        table.add_row(
-            row["name"],
-            row["address"],
-            "?" if row["units"] is None else format_amount(row["units"]),
-        )
+        table.add_row(row.name, row.address, "?" if row.units is None else format_amount(row.units))
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     console.print(table)

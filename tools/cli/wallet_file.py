@@ -209,24 +209,30 @@ def read_private(path: Path, limit: int, what: str, remedy: str) -> bytes:
         raise WalletError(
             f"cannot open {path} ({error.strerror})", f"put the {what} itself there, not a link"
         ) from None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise WalletError(f"{path} is not a regular file", f"put the {what} itself there")
-        if status.st_uid != os.geteuid():
-            raise WalletError(
-                f"{path} belongs to user {status.st_uid}, and this is user {os.geteuid()}",
-                "run as its owner",
-            )
-        if status.st_mode & 0o077:
-            raise WalletError(
-                f"others may use {path} (mode {stat.S_IMODE(status.st_mode):04o})",
-                f"chmod 600 {path}",
-            )
-        data = file.read(limit + 1)
+    try:
+        _check_private(path, os.fstat(fd), what)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise WalletError(f"{path} has more than {limit:,} bytes", f"it is no {what}")
     return data
+
+
+def _check_private(path: Path, status: os.stat_result, what: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise WalletError(f"{path} is not a regular file", f"put the {what} itself there")
+    if status.st_uid != os.geteuid():
+        raise WalletError(
+            f"{path} belongs to user {status.st_uid}, and this is user {os.geteuid()}",
+            "run as its owner",
+        )
+    if status.st_mode & 0o077:
+        raise WalletError(
+            f"others may use {path} (mode {stat.S_IMODE(status.st_mode):04o})",
+            f"chmod 600 {path}",
+        )
 
 
 def _wallet(path: Path, content: _Content) -> Wallet:
