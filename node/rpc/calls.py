@@ -39,13 +39,19 @@ class Calls:
         method = self._methods.get(request.method)
         return method is not None and method.waits
 
-    async def answer(self, parsed: Request | list[Request]) -> tuple[int, bytes]:
-        """Carry out a body's requests; returns the HTTP status and the answer's bytes."""
+    async def answer(
+        self, parsed: Request | list[Request], *, whole: bool = False
+    ) -> tuple[int, bytes]:
+        """Carry out a body's requests; returns the HTTP status and the answer's bytes.
+
+        ``whole`` as in `node.rpc.jsonrpc.reply`.
+        """
         if isinstance(parsed, Request):
             result, error = await self._outcome(parsed)
             if parsed.is_notification:
                 return NO_CONTENT, b""
-            return self._encoded(status_of(parsed, error), parsed, result, error)
+            shown = reply(parsed, result, error, whole=whole)
+            return status_of(parsed, error), encode(shown)
         if len(parsed) > self._max_batch:
             raise RpcError(Code.INVALID_REQUEST, f"A batch has {self._max_batch:,} calls at most")
         answers: list[Any] = []
@@ -56,7 +62,7 @@ class Calls:
             else:
                 outcomes = [await self._in_batch(each) for each in requests]
             answers += [
-                reply(request, *outcome)
+                reply(request, *outcome, whole=whole)
                 for request, outcome in zip(requests, outcomes, strict=True)
                 if not request.is_notification
             ]
@@ -98,8 +104,3 @@ class Calls:
         if method is None:
             raise RpcError(Code.METHOD_NOT_FOUND, "Method not found")
         return await method.answer(self._services, *method.bind(request))
-
-    def _encoded(
-        self, status: int, request: Request, result: Any, error: RpcError | None
-    ) -> tuple[int, bytes]:
-        return status, encode(reply(request, result, error))

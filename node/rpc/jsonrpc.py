@@ -111,12 +111,19 @@ def loads(body: bytes) -> Any:
     return content
 
 
-def reply(request: Request, result: Any, error: RpcError | None) -> dict[str, Any]:
-    """The answer to one request."""
+def reply(
+    request: Request, result: Any, error: RpcError | None, *, whole: bool = False
+) -> dict[str, Any]:
+    """The answer to one request; ``whole``: result and error are both in it, whatever the version,
+    as Bitcoin Core had it before it took 2.0 by its word.
+    """
     told = None if error is None else {"code": int(error.code), "message": error.message}
     if not request.is_v2:
         return {"result": result if error is None else None, "error": told, "id": request.id}
-    outcome = {"result": result} if told is None else {"error": told}
+    if whole:
+        outcome = {"result": result if error is None else None, "error": told}
+    else:
+        outcome = {"result": result} if told is None else {"error": told}
     return {"jsonrpc": "2.0", **outcome, "id": request.id}
 
 

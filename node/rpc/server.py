@@ -30,6 +30,8 @@ from pipeline.metrics import MetricWriter
 FAILURE_PAUSE_S: Final = 0.25  # before a wrong password is answered: four guesses a connection
 MAX_HEADER_BYTES: Final = 8 * 1024  # of a line or field of the head
 BACKLOG: Final = 128
+OLD_AGENT: Final = "AuthServiceProxy"
+"""How python-bitcoinrpc calls itself, whose batches say 2.0 and want answers of 1.0."""
 
 Page = Callable[[], Awaitable[tuple[int, str, bytes]]]
 """Makes a page: HTTP status, type and content."""
@@ -124,21 +126,22 @@ class Server:
         if body is None:
             return _closing(_plain(413, f"a body has {self._max_body:,} bytes at most\n"))
         self._door.arrived(request.transport)
-        return await self._call(body)
+        agent = request.headers.get("User-Agent", "")
+        return await self._call(body, whole=agent.startswith(OLD_AGENT))
 
-    async def _call(self, body: bytes) -> web.StreamResponse:
+    async def _call(self, body: bytes, *, whole: bool) -> web.StreamResponse:
         try:
             parsed = parse_body(body)
             del body
             if self._calls.waits(parsed):
-                status, answer = await self._calls.answer(parsed)
+                status, answer = await self._calls.answer(parsed, whole=whole)
             else:
                 if self._queued >= self._settings.workers + self._settings.work_queue:
                     return _plain(503, "Work queue depth exceeded\n")
                 self._queued += 1
                 try:
                     async with self._workers:
-                        status, answer = await self._calls.answer(parsed)
+                        status, answer = await self._calls.answer(parsed, whole=whole)
                 finally:
                     self._queued -= 1
         except RpcError as error:  # of the body as a whole

@@ -215,6 +215,10 @@ def test_versions_notifications_and_bodies_that_are_none(rpc: RpcClient) -> None
     ):
         found, answer = rpc.post(body)
         assert (found, answer["error"]["code"]) == (status, code), body[:60]
+    batch = b'[{"jsonrpc":"2.0","method":"getblockhash","params":[0],"id":1}]'
+    agent = {"User-Agent": "AuthServiceProxy/0.1"}
+    assert "error" not in rpc.post(batch)[1][0]
+    assert rpc.post(batch, **agent)[1][0]["error"] is None
     named = rpc.call("getblockhash", height=0)
     assert named == rpc.call("getblockhash", 0)
 

@@ -36,9 +36,9 @@ class RpcClient:
     def of(node: RunningNode) -> RpcClient:
         return RpcClient(node.rpc, (node.datadir / ".cookie").read_text())
 
-    def post(self, body: bytes) -> tuple[int, Any]:
+    def post(self, body: bytes, **headers: str) -> tuple[int, Any]:
         """Status and content of the answer to a body."""
-        self._connection.request("POST", "/", body, self._headers)
+        self._connection.request("POST", "/", body, self._headers | headers)
         response = self._connection.getresponse()
         data = response.read()
         return response.status, json.loads(data, parse_float=Decimal) if data else None

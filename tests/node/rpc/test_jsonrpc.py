@@ -49,6 +49,8 @@ def test_both_versions_and_their_answers() -> None:
     told = {"code": -1, "message": "no"}
     assert reply(new, None, wrong) == {"jsonrpc": "2.0", "error": told, "id": "x"}
     assert reply(old, None, wrong) == {"result": None, "error": told, "id": 7}
+    whole = {"jsonrpc": "2.0", "result": 5, "error": None, "id": "x"}
+    assert reply(new, 5, None, whole=True) == whole
 
 
 def test_only_a_request_of_version_2_without_an_id_is_a_notification() -> None:
