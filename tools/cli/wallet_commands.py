@@ -31,7 +31,6 @@ NS_PER_MS: Final = 1_000_000
 
 def new(place: Place, name: str, source: Source, *, as_json: bool) -> None:
     """Make a wallet with a new key."""
-    forbid_dumps()
     path = place.wallet(name)
     chain = place.chain()
     if path.exists():  # before the passphrase is asked for; `create` makes sure
@@ -39,6 +38,7 @@ def new(place: Place, name: str, source: Source, *, as_json: bool) -> None:
             f"{path} is there already, and a wallet is never overwritten",
             "give the new one another name",
         )
+    forbid_dumps()
     passphrase = source.ask_new(f"the new wallet {path}")
     wallet = wallet_file.create(path, chain, secrets.token_bytes(KEY_BYTES), passphrase)
     if as_json:
@@ -116,7 +116,6 @@ def send(
     as_json: bool,
 ) -> None:
     """Pay, and wait until it is final."""
-    forbid_dumps()
     units = parse_amount(amount)
     wallet = wallet_file.read(place.wallet(name))
     owner = paying.payee_of(payee, wallet)
@@ -124,6 +123,7 @@ def send(
     payment = paying.prepare(client, wallet, owner, units)
     if not confirmed and sys.stdin.isatty():
         _confirm(payment, payee)
+    forbid_dumps()
     raw = payment.sign(wallet.open(source.ask(str(wallet.path))))
     began_ns = time.monotonic_ns()
     txid = paying.submit(client, payment, raw)
