@@ -12,7 +12,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from node.params import INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
 from node.rpc.jsonrpc import Code, RpcError
@@ -22,7 +22,18 @@ MAX_MESSAGES: Final = 32  # that are not answered: half of what net lets a clien
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024  # of transactions that wait for room among those
 ANSWER_S: Final = 20.0  # verifiers may be busy with others' transactions
 
+RETRY_S: Final = 0.05
+NONE_IN_TIME: Final = -1  # instead of a verdict
+
 _Item = tuple[bytes, "asyncio.Future[int]"]
+
+
+class _Message(NamedTuple):
+    """One message of ingest that is not answered; a timer of its own costs less than one a call."""
+
+    frames: list[bytes]
+    items: list[_Item]
+    timer: asyncio.TimerHandle
 
 
 class Submitter:
@@ -32,7 +43,8 @@ class Submitter:
         self._send = send
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
-        self._under_way: dict[bytes, tuple[list[bytes], list[_Item]]] = {}
+        self._under_way: dict[bytes, _Message] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._number = 0
         self._flushing = False
 
@@ -42,27 +54,28 @@ class Submitter:
         """
         if self._queued_bytes + len(raw) > MAX_WAITING_BYTES:
             raise RpcError(Code.VERIFY_ERROR, "Too many transactions wait: send fewer at once")
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
         self._queue.append((raw, future))
         self._queued_bytes += len(raw)
         if not self._flushing:  # together with all that is submitted in this turn
             self._flushing = True
             loop.call_soon(self._flush)
-        try:
-            return Verdict(await asyncio.wait_for(future, ANSWER_S))
-        except TimeoutError:
-            self._forget()
-            raise RpcError(
-                Code.IN_WARMUP, "No verdict in time: the node is starting, or busy"
-            ) from None
+        code = await future
+        if code == NONE_IN_TIME:
+            raise RpcError(Code.IN_WARMUP, "No verdict in time: the node is starting, or busy")
+        return Verdict(code)
 
     def take(self, frames: list[bytes]) -> None:
         """Hand out the verdicts of one message."""
         if len(frames) != 2:
             return
         number, codes = frames
-        _, items = self._under_way.pop(number, ([], []))
+        message = self._under_way.pop(number, None)
+        if message is None:
+            return
+        message.timer.cancel()
+        items = message.items
         if len(codes) != len(items):  # refused as a whole, with one code
             codes = codes[:1] * len(items)
         for (_, future), code in zip(items, codes, strict=True):
@@ -72,18 +85,20 @@ class Submitter:
 
     def send_again(self) -> None:
         """A new ``net``: it has none of the messages that are not answered."""
-        for frames, _ in self._under_way.values():
-            self._send(frames)
+        for message in self._under_way.values():
+            self._send(message.frames)
 
-    def _forget(self) -> None:
-        """Let go of messages that nobody waits for any more, to make room for others."""
-        for number, (_, items) in list(self._under_way.items()):
-            if all(future.done() for _, future in items):
-                del self._under_way[number]
+    def _give_up(self, number: bytes) -> None:
+        """No answer in time: tell those who wait, and make room for others."""
+        for _, future in self._under_way.pop(number).items:
+            if not future.done():
+                future.set_result(NONE_IN_TIME)
         self._flush()
 
     def _flush(self) -> None:
         self._flushing = False
+        assert self._loop is not None, "something was submitted"
+        loop = self._loop
         while self._queue and len(self._under_way) < MAX_MESSAGES:
             items = self._next_items()
             if not items:
@@ -95,8 +110,10 @@ class Submitter:
             if not self._send(frames):
                 self._queue.extendleft(reversed(items))
                 self._queued_bytes += sum(map(len, raws))
+                loop.call_later(RETRY_S, self._flush)
                 return
-            self._under_way[number] = frames, items
+            timer = loop.call_later(ANSWER_S, self._give_up, number)
+            self._under_way[number] = _Message(frames, items, timer)
 
     def _next_items(self) -> list[_Item]:
         items: list[_Item] = []
