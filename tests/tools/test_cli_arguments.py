@@ -143,6 +143,14 @@ def test_lists_in_objects_come_below() -> None:
     ]
 
 
+def test_objects_too_wide_for_a_row_each_come_one_below_the_other() -> None:
+    value = [{"n": 1, "ids": {"a": "a" * 30}}, {"n": 2, "ids": {"a": "b" * 30}}]
+    wide, narrow = printed(value, width=40), printed(value, width=30)
+    assert (wide.count("ids.a"), len(wide.splitlines())) == (1, 3)
+    assert (narrow.count("ids.a"), narrow.count("\n\n")) == (2, 1)
+    assert narrow.count("b") == 30
+
+
 def test_plain_values() -> None:
     assert printed(7) == "7\n"
     assert printed(Decimal("0.00000001")) == "0.00000001\n"

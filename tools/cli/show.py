@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +30,7 @@ SECONDS_SINCE_1970: Final = frozenset(
     | {"ban_created", "banned_until", "timereceived"}
 )
 
+WIDEST: Final = 10_000  # columns, for measuring how wide a table would like to be
 LAST_TIME: Final = 2**37  # the year 6325; nothing that a node says is later
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
@@ -68,7 +70,7 @@ def tables(value: Any, console: Console) -> None:
         case dict():
             _object(value, console)
         case list() if value and all(isinstance(each, dict) for each in value):
-            console.print(_rows(value))
+            _objects(value, console)
         case list():
             for each in value:
                 console.print(_cell("", each), soft_wrap=True)
@@ -95,7 +97,20 @@ def _object(value: Mapping[str, Any], console: Console) -> None:
     for name, rows in below:
         console.print()
         console.print(_plain(name), style="bold underline")
-        console.print(_rows(rows))
+        _objects(rows, console)
+
+
+def _objects(values: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A row for each object if that is not too wide for the terminal, else one below the other."""
+    table = _rows(values)
+    ample = console.options.update(max_width=WIDEST)
+    if Measurement.get(console, ample, table).maximum <= console.width:
+        console.print(table)
+        return
+    for number, value in enumerate(values):
+        if number:
+            console.print()
+        _object(value, console)
 
 
 def _rows(values: Sequence[Mapping[str, Any]]) -> Table:
@@ -104,12 +119,13 @@ def _rows(values: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = list(dict.fromkeys(name for row in flat for name in row))
     for name in names:
-        is_number = all(
+        is_number = name not in SECONDS_SINCE_1970 and all(
             isinstance(row.get(name, 0), int | Decimal) and not isinstance(row.get(name), bool)
             for row in flat
         )
-        is_number &= name not in SECONDS_SINCE_1970
-        table.add_column(_plain(name), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(
+            _plain(name), justify="right" if is_number else "left", no_wrap=True, overflow="fold"
+        )
     for row in flat:
         table.add_row(
             *(_cell(name.rpartition(".")[2], row[name]) if name in row else "-" for name in names)
