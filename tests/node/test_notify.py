@@ -218,6 +218,15 @@ def test_with_nobody_there_the_socket_is_not_touched(world: World) -> None:
     world.block(world.payment(), size_bytes=10_000)
 
 
+def test_numbers_begin_anew_after_the_last(world: World) -> None:
+    listener = world.subscribe(b"hashtx")
+    world.publisher._numbers[b"hashtx"] = 2**32 - 2
+    world.block(*(world.payment() for _ in range(4)))
+    assert [each.number for each in receive(listener, 4)] == [2**32 - 2, 2**32 - 1, 0, 1]
+    world.block(world.payment())
+    assert receive(listener)[0].number == 2
+
+
 def test_a_prefix_is_a_subscription(world: World) -> None:
     listener = world.subscribe(b"raw")
     assert world.publisher._wanted == {b"rawblock", b"rawtx"}
