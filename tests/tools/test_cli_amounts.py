@@ -91,7 +91,9 @@ def test_the_largest_together_when_none_suffices() -> None:
 
 def test_change_that_would_be_dust_goes_to_the_fee() -> None:
     fee = PRICES.fee(1, 1)
-    for left in (0, PRICES.dust_limit - 1):
+    a_second_output = PRICES.fee(1, 2) - fee
+    assert a_second_output == 800
+    for left in (0, 1, a_second_output + PRICES.dust_limit - 1):
         (coin,) = coins(20_000 + fee + left)
         assert plan([coin], 20_000, PRICES) == Plan((coin,), 20_000, fee + left, 0)
 
@@ -123,6 +125,18 @@ def test_every_plan_balances_and_pays_what_it_must(
     least = max(min_fee, relay_fee(len(raw), per_kb))
     assert found.fee >= least
     assert found.change == 0 or found.fee == least
+
+
+def test_change_at_the_dust_limit_comes_back() -> None:
+    fee = PRICES.fee(1, 2)
+    (coin,) = coins(20_000 + fee + PRICES.dust_limit)
+    assert plan([coin], 20_000, PRICES) == Plan((coin,), 20_000, fee, PRICES.dust_limit)
+
+
+def test_the_larger_of_the_two_least_fees_is_paid() -> None:
+    assert Prices(min_fee=0, relay_fee_per_kb=20_000, dust_limit=1).fee(1, 2) == 214 * 20
+    assert Prices(min_fee=5_000, relay_fee_per_kb=20_000, dust_limit=1).fee(1, 2) == 5_000
+    assert Prices(min_fee=0, relay_fee_per_kb=1, dust_limit=1).fee(1, 2) == 1
 
 
 def test_too_little_says_what_is_there_and_what_is_needed() -> None:
