@@ -14,6 +14,8 @@ from running_node import IngestClient, RunningNode
 from node.block import BLOCK_HEADER_BYTES, BlockHeader, block_id, split_transactions
 from node.transaction import txid
 from node.verdict import Verdict
+from tools.cli.places import Place
+from tools.cli.transport import Client
 
 TOPICS = ("hashblock", "hashtx", "rawblock", "rawtx", "sequence")
 
@@ -95,6 +97,11 @@ def test_a_payment_from_the_mempool_to_its_block(
     assert raw in raws
     added = block_id(header, funds.salt)
     assert added in news["hashblock"]
+    # What a subscriber missed it asks for: the same bytes.
+    rpc = Client(Place(datadir=node.datadir).access())
+    height = BlockHeader.decode(header).height
+    assert rpc.value("getblockhash", [height]) == added.hex()
+    assert rpc.value("getblock", [added.hex(), 0]) == body.hex()
     assert labels.index((added, b"C")) > came
     for topic in TOPICS:
         found = subscriber.numbers[topic]

@@ -41,10 +41,7 @@ def funds(tmp_path_factory: pytest.TempPathFactory) -> Funds:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, funds: Funds) -> Iterator[RunningNode]:
-    (port,) = free_ports(1)
-    node = RunningNode(
-        tmp_path_factory.mktemp("asked"), funds.directory, rpc={"listen": f"127.0.0.1:{port}"}
-    )
+    node = RunningNode(tmp_path_factory.mktemp("asked"), funds.directory)
     try:
         yield node.start()
     finally:

@@ -174,7 +174,7 @@ METHODS = (
     Method(
         "gettxoutsetinfo",
         "Blockchain",
-        "Count all unspent outputs, as of one block. Takes about a second for half a million.",
+        "Count all unspent outputs, as of one block; takes a while where there are many.",
         gettxoutsetinfo,
         result="hash_serialized is BLAKE2b-256 over all outpoints and outputs in order.",
     ),
