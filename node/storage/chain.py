@@ -136,8 +136,9 @@ class ChainStore:
 
     ``cache_mb`` bounds the block cache, ``write_buffer_mb`` the memtables being filled (while one
     is being flushed, twice that). ``address_index`` switches the index by owner on (it is built
-    from all outputs) or off (it is removed); None leaves it as it is. Raises StoreMissing, StoreLocked, ForeignStore, NewerStore, OlderStore, StoreDamaged, StoreFull,
-    StoreUnwritable, StoreFailed; each names the path, the cause and the remedy.
+    from all outputs) or off (it is removed); None leaves it as it is. Raises StoreMissing,
+    StoreLocked, ForeignStore, NewerStore, OlderStore, StoreDamaged, StoreFull, StoreUnwritable,
+    StoreFailed; each names the path, the cause and the remedy.
     """
 
     _outputs: Any
