@@ -1,17 +1,13 @@
-"""Methods about transactions: found, made, signed, sent, and waited for."""
+"""Methods about transactions: found, made, signed, tried and sent."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from node.block import Block
-from node.consensus.messages import Certified
-from node.consensus.wire import WireError, decode
-from node.genesis import reward_at, validator_set
+from node.genesis import reward_at
 from node.params import MAX_INPUTS, MAX_OUTPUTS, MAX_TX_BYTES, OUTPUT_BYTES
 from node.query import (
-    Decision,
-    DecisionIs,
     Find,
     Found,
     Outputs,
@@ -29,7 +25,6 @@ from node.verdict import Verdict
 
 MAX_TRIED: Final = 25  # transactions in one testmempoolaccept
 MAX_KEYS: Final = 256
-MAX_WAIT_MS: Final = 600_000
 
 TXID: Final = Param("txid", "string", "The transaction's id.")
 HEX: Final = Param("hexstring", "string", "The transaction in hexadecimal.")
@@ -187,49 +182,6 @@ async def _try_out(services: Services, raw: bytes) -> dict[str, Any]:
     if verdict is Verdict.ADMITTED:
         return shown | {"allowed": True, "vsize": len(raw), "fees": {"base": amount(fee)}}
     return shown | {"allowed": False, "reject-reason": _reason(verdict)}
-
-
-async def gettransactionfinality(services: Services, wanted: str) -> dict[str, Any]:
-    """See METHODS."""
-    identity = hash_of(wanted, "txid")
-    found = await services.asking.ask(Find(identity), Found)
-    shown: dict[str, Any] = {"txid": identity.hex(), "final": found.height is not None}
-    if found.height is None:
-        status = "unknown"
-        if found.raw:
-            status = "pending" if found.pinned else "admitted"
-        return shown | {"status": status, "confirmations": 0}
-    shown |= {"status": "finalised", "confirmations": found.tip - found.height + 1}
-    shown |= {"blockheight": found.height}
-    if found.block is None:  # the genesis says so
-        return shown | {"blockhash": services.settings.genesis_id.hex()}
-    decision = await services.asking.ask(Decision(found.height), DecisionIs)
-    shown |= {"blockhash": found.block.block_id.hex()}
-    return shown | _certificate(services, decision.certificate)
-
-
-async def waittransactionfinality(services: Services, wanted: str, timeout: Any) -> dict[str, Any]:
-    """See METHODS."""
-    identity = hash_of(wanted, "txid")
-    timeout_ms = integer(timeout, "timeout", 0, MAX_WAIT_MS)
-    await services.finalities.wait(identity, timeout_ms / 1_000)
-    return await gettransactionfinality(services, wanted)
-
-
-def _certificate(services: Services, data: bytes) -> dict[str, Any]:
-    try:
-        certified = decode(data)
-    except WireError:
-        return {}
-    assert isinstance(certified, Certified)
-    validators = validator_set(services.settings.genesis)
-    signers = [validator for validator, _ in certified.certificate.signatures]
-    return {
-        "round": certified.certificate.round,
-        "signers": signers,
-        "power": sum(validators.power(each) for each in signers),
-        "total_power": validators.total,
-    }
 
 
 def _raw(hexstring: str) -> bytes:
@@ -424,23 +376,5 @@ METHODS = (
         "Return a transaction and where it is; of a block's reward, what it pays.",
         gettransaction,
         (TXID,),
-    ),
-    Method(
-        "gettransactionfinality",
-        "Rawtransactions",
-        "Return how final a transaction is.",
-        gettransactionfinality,
-        (TXID,),
-        "status is unknown, admitted (in the mempool), pending (in a proposed block) or finalised, "
-        "which is for ever; signers are the validators whose votes prove it.",
-    ),
-    Method(
-        "waittransactionfinality",
-        "Rawtransactions",
-        "Wait until a transaction is final, then return what gettransactionfinality does. Not in "
-        "batches.",
-        waittransactionfinality,
-        (TXID, Param("timeout", "number", "Milliseconds to wait at most.", 30_000)),
-        waits=True,
     ),
 )
