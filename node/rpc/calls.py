@@ -18,6 +18,8 @@ from node.rpc.method import Method
 from node.rpc.services import Services
 
 NO_CONTENT: Final = 204
+MAX_BATCH_BYTES: Final = 32 * 1024 * 1024  # of a batch's answers together
+TOO_LARGE: Final = RpcError(Code.MISC_ERROR, "The batch's answers are too large: ask for fewer")
 
 
 class Calls:
@@ -54,21 +56,22 @@ class Calls:
             return status_of(parsed, error), encode(shown)
         if len(parsed) > self._max_batch:
             raise RpcError(Code.INVALID_REQUEST, f"A batch has {self._max_batch:,} calls at most")
-        answers: list[Any] = []
+        answers = _Answers(whole)
         for together, group in groupby(parsed, self._together):
-            requests = list(group)
             if together:
+                requests = list(group)
                 outcomes = await asyncio.gather(*map(self._outcome, requests))
-            else:
-                outcomes = [await self._in_batch(each) for each in requests]
-            answers += [
-                reply(request, *outcome, whole=whole)
-                for request, outcome in zip(requests, outcomes, strict=True)
-                if not request.is_notification
-            ]
-        if parsed and not answers:
+                for request, outcome in zip(requests, outcomes, strict=True):
+                    answers.add(request, *outcome)
+                continue
+            for request in group:
+                if answers.full:
+                    answers.add(request, None, TOO_LARGE)
+                else:
+                    answers.add(request, *await self._in_batch(request))
+        if parsed and not answers.printed:
             return NO_CONTENT, b""
-        return 200, encode(answers)
+        return 200, b"[" + b",".join(answers.printed) + b"]\n"
 
     def _together(self, request: Request) -> bool:
         method = self._methods.get(request.method)
@@ -104,3 +107,29 @@ class Calls:
         if method is None:
             raise RpcError(Code.METHOD_NOT_FOUND, "Method not found")
         return await method.answer(self._services, *method.bind(request))
+
+
+class _Answers:
+    """The answers of a batch, printed one by one: as objects they would take far more memory."""
+
+    def __init__(self, whole: bool) -> None:
+        self._whole = whole
+        self._size = 0
+        self.printed: list[bytes] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for more than errors."""
+        return self._size >= MAX_BATCH_BYTES
+
+    def add(self, request: Request, result: Any, error: RpcError | None) -> None:
+        """Print an answer, unless nobody wants one; of one that is too large the error."""
+        if request.is_notification:
+            return
+        printed = encode(reply(request, result, error, whole=self._whole)).rstrip()
+        if self._size + len(printed) > MAX_BATCH_BYTES:
+            self._size = MAX_BATCH_BYTES
+            printed = encode(reply(request, None, TOO_LARGE, whole=self._whole)).rstrip()
+        else:
+            self._size += len(printed)
+        self.printed.append(printed)

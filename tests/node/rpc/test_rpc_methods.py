@@ -12,6 +12,7 @@ from rpc_world import RpcWorld, address
 
 from node import query
 from node.orders import Drop, Keep, decode_order
+from node.rpc import calls
 from node.rpc.methods import METHODS, mempool
 
 
@@ -237,6 +238,19 @@ def test_batches(world: RpcWorld) -> None:
     assert len(world.mempool) == 20
     only = b'[{"jsonrpc":"2.0","method":"getblockcount"}]'
     assert world.post(only) == (204, None)
+
+
+def test_answers_of_a_batch_have_a_bound_together(
+    world: RpcWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "MAX_BATCH_BYTES", 5_000)
+    body = b"[" + b",".join([b'{"method":"help","id":1}'] * 20) + b"]"
+    status, answers = world.post(body)
+    assert (status, len(answers)) == (200, 20)
+    told = [each["error"] is None for each in answers]
+    assert any(told)
+    assert told == sorted(told, reverse=True)
+    assert answers[-1]["error"]["code"] == -1
 
 
 def test_our_own_mistakes_are_internal_errors(
