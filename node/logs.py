@@ -7,9 +7,10 @@ whole. Nothing that could spoil a line or a terminal gets through (control chara
 and values whose names say that they are secret are not written.
 
 The level can be changed while the process runs, and an event that comes again and again is counted
-(``node.log_repeats``): for both, what is configured here is registered with ``pipeline.eventlog``,
-whose calls come from the run loop. Where standard error is systemd's journal, each line begins with
-its priority, as ``<4>``: the journal takes that off and keeps it beside the line.
+(``node.log_repeats``): for both, what is configured here is registered with
+``pipeline.processlog``, whose calls come from the run loop. Where standard error is systemd's
+journal, each line begins with its priority, as ``<4>``: the journal takes that off and keeps it
+beside the line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from node.log_repeats import Repeated, Repeats
-from pipeline import eventlog
+from pipeline import processlog
 
 MAX_VALUE_CHARACTERS: Final = 2_000
 """A longer value is cut: a log line is for reading."""
@@ -55,7 +56,7 @@ def configure(
 ) -> FilteringBoundLogger:
     """Set up logging of this process and return its logger.
 
-    ``level`` is one of ``eventlog.LEVELS``, unless another was set for this process by then;
+    ``level`` is one of ``processlog.LEVELS``, unless another was set for this process by then;
     ``log_format`` is "human", "json" or "auto" (human on a terminal); ``process`` names the process
     in every line ("net", "verify-0", "timed"). Standard error if no ``stream`` is given. ``clock``
     is that of the run loop.
@@ -82,7 +83,7 @@ def configure(
         cache_logger_on_first_use=False,
     )
     process_log.set_level(level)
-    eventlog.register(process_log)
+    processlog.register(process_log)
     return logger
 
 

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import eventlog
+from pipeline import processlog
 from pipeline.control import MAX_TEXT_CHARACTERS, Attach, Channel, Fatal
 from pipeline.errors import ControlError, OperatorError
 from pipeline.metrics import ProcessMetricsLayout
@@ -157,7 +157,7 @@ def child_main(launch: Launch) -> None:
 def _work(launch: Launch, channel: Channel) -> int:
     process = launch.process
     if launch.log_level is not None:
-        eventlog.set_level(launch.log_level)
+        processlog.set_level(launch.log_level)
     for variable in _THREAD_LIMITS:
         os.environ.setdefault(variable, "1")
     os.umask(0o077)
@@ -241,7 +241,7 @@ def _prctl(option: int, argument: Any) -> None:
 
 def _exit_now(status: int) -> None:
     """Exit without clean-up by a stage that is known to be broken: it could wait for ever."""
-    eventlog.close()
+    processlog.close()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it, closed, or none
             stream.flush()

@@ -80,7 +80,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class SetLogLevel(msgspec.Struct, frozen=True, tag="set_log_level"):
-    """Write events of this level (of ``eventlog.LEVELS``) and above to the process's log."""
+    """Write events of this level (of ``processlog.LEVELS``) and above to the process's log."""
 
     level: str
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.eventlog import LEVELS
+from pipeline.processlog import LEVELS
 from pipeline.topology import ProcessSpec
 
 SUPERVISOR: Final = "supervisor"

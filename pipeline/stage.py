@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from pipeline import eventlog
+from pipeline import processlog
 from pipeline.control import Attach, PeerDied, PeerStarted, Ready, SetLogLevel, Stop
 from pipeline.link import has_input
 from pipeline.metrics import MetricWriter
@@ -220,7 +220,7 @@ class _Loop:
         self._publish(time.monotonic_ns())
         for stage in self._stages:
             stage.close()
-        eventlog.close()
+        processlog.close()
 
     def _serve(self, number: int, stage: Stage, ready: dict[object, int] | None, now: int) -> int:
         """Handle what is ready, or after a rest (`ready` None) whatever has arrived."""
@@ -281,7 +281,7 @@ class _Loop:
             account.housekeeping += after - now
             self._charge_others(account, after - now)
             now = after
-        eventlog.housekeeping(now / 1e9)
+        processlog.housekeeping(now / 1e9)
         self._housekeeping_ns = now + HOUSEKEEPING_MS * NS_PER_MS
         return now
 
@@ -314,7 +314,7 @@ class _Loop:
                     for stage in self._stages:
                         stage.peer_started(message)
                 case SetLogLevel():
-                    eventlog.set_level(message.level)
+                    processlog.set_level(message.level)
                 case Stop():
                     self._stopping = True
                     self._stop_deadline_ns = time.monotonic_ns() + message.deadline_ms * NS_PER_MS

@@ -30,7 +30,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import eventlog
+from pipeline import processlog
 from pipeline.answers import Answers
 from pipeline.child import DEFAULT_RUNNER, FAILED_EXIT_STATUS, Launch, PassedFd, Plan
 from pipeline.control import (
@@ -74,7 +74,7 @@ class Supervisor:
     """Runs a topology until it is stopped or cannot go on.
 
     ``settings`` is pickled for the children, so its classes must be importable there. ``log`` gets
-    structured events at ``log_level`` and above (of ``eventlog.LEVELS``), ``on_ready`` is called
+    structured events at ``log_level`` and above (of ``processlog.LEVELS``), ``on_ready`` is called
     once, when every stage that is not expendable was ready, ``on_hangup`` at SIGHUP: if it returns
     False, or is not there, the pipeline stops. ``status_extra`` gives what the application adds to
     the status, ``service_status`` makes of a status the line that ``service`` gets.
@@ -171,7 +171,7 @@ class Supervisor:
             while not self._ended():
                 self._turn()
         self._log.info("stopped", status=self._status, reason=self.failure)
-        eventlog.close()
+        processlog.close()
         return self._status
 
     @property
@@ -204,7 +204,7 @@ class Supervisor:
         """
         concerned = set(self._log_levels.change(wanted))
         if SUPERVISOR in concerned:
-            eventlog.set_level(self._log_levels[SUPERVISOR])
+            processlog.set_level(self._log_levels[SUPERVISOR])
         for child in self._children:
             if child.alive and child.name in concerned:
                 self._send(child, SetLogLevel(self._log_levels[child.name]))
@@ -411,7 +411,7 @@ class Supervisor:
             self._log.warning("supervisor_was_away", seconds=round(now_s - self._ticked_s, 1))
         self._ticked_s = now_s
         self._tick_at_s = now_s + self._tick_s
-        eventlog.housekeeping(now_s)
+        processlog.housekeeping(now_s)
         for child in self._children:
             if child.infos > MAX_INFOS_PER_TICK:
                 self._log.warning(

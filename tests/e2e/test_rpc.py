@@ -13,11 +13,12 @@ import pytest
 from funded import MIN_FEE, REWARD, VALUE, Funds, key
 from prometheus_client.parser import text_string_to_metric_families
 from rpc_client import Refused, RpcClient, cookie, page
-from running_node import RunningNode, free_ports
+from running_node import RunningNode
 
 from node.address import encode_address
 from node.genesis import genesis_id
 from node.transaction import txid
+from tools.ports import free_ports
 
 COUNT = 500
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from funded import DUST_LIMIT, VALUE, Funds, key
-from running_node import DEADLINE_S, RunningNode, free_ports
+from running_node import DEADLINE_S, RunningNode
 
 from node.address import decode_address, encode_address
 from node.rpc.method import REQUIRED
@@ -27,6 +27,7 @@ from node.rpc.methods import METHODS
 from node.transaction import Output, build
 from tools.cli import __main__ as cli
 from tools.cli.amounts import format_amount
+from tools.ports import free_ports
 
 COMMAND = (sys.executable, "-m", "tools.cli")
 PASSPHRASE = "correct horse battery staple"

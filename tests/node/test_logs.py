@@ -14,14 +14,14 @@ import structlog
 
 from node import logs
 from node.log_repeats import WINDOW_S, WRITTEN
-from pipeline import eventlog
+from pipeline import processlog
 
 
 @pytest.fixture(autouse=True)
 def _level_of_nobody() -> Iterator[None]:
     """A level that one test sets for the process is not the next one's."""
     yield
-    eventlog._ThisProcess.level = None
+    processlog._ThisProcess.level = None
 
 
 def written(log_format: str, level: str = "info") -> tuple[Any, io.StringIO]:
@@ -131,9 +131,9 @@ def test_a_reader_that_went_away_does_not_stop_the_node() -> None:
 def test_a_level_can_be_changed_while_the_process_runs() -> None:
     log, stream = written("json", "warning")
     log.info("no")
-    eventlog.set_level("debug")
+    processlog.set_level("debug")
     log.debug("yes")
-    eventlog.set_level("error")
+    processlog.set_level("error")
     log.warning("no")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["yes"]
     log, stream = written("json", "info")  # what was set holds over the configuration
@@ -151,7 +151,7 @@ def test_repeated_events_are_counted_and_the_count_is_written(log_format: str) -
         log.warning("peer_lies", number=number)
     log.info("rare")
     assert stream.getvalue().count("\n") == WRITTEN + 1
-    eventlog.housekeeping(5.0 + WINDOW_S)
+    processlog.housekeeping(5.0 + WINDOW_S)
     last = stream.getvalue().splitlines()[-1]
     if log_format == "json":
         told = json.loads(last)
@@ -166,8 +166,8 @@ def test_repeated_events_are_counted_and_the_count_is_written(log_format: str) -
         }
     else:
         assert last.endswith(f"peer_lies  number={WRITTEN + 6}  repeated=7  within_s=0.0")
-    eventlog.housekeeping(1_000.0)
-    eventlog.close()
+    processlog.housekeeping(1_000.0)
+    processlog.close()
     assert stream.getvalue().splitlines()[-1] == last
 
 
@@ -181,9 +181,9 @@ def test_what_is_held_back_is_written_before_it_is_too_late(ending: str) -> None
         except ValueError:
             log.exception("boom", password="hunter2")
     if ending == "close":
-        eventlog.close()
+        processlog.close()
     else:
-        eventlog.set_level("error")
+        processlog.set_level("error")
         log.info("no")
     told = json.loads(stream.getvalue().splitlines()[-1])
     assert (told["repeated"], told["password"]) == (1, "[hidden]")

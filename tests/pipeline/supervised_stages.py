@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import eventlog
+from pipeline import processlog
 from pipeline.control import Attach, Info, PeerDied, PeerStarted, Ready, SetLogLevel, Stop
 from pipeline.errors import ChannelClosed, ChannelFull, OperatorError
 from pipeline.metrics import STAGE_METRICS, MetricWriter
@@ -48,7 +48,7 @@ class Stage:
             main=getattr(sys.modules["__main__"], "__file__", None),
             blocked=len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         )
-        eventlog.register(self)
+        processlog.register(self)
         self.attached()
         if self.order() == "crash in build":
             raise RuntimeError("crash in build, on demand")
@@ -166,7 +166,7 @@ def obey_supervisor(stages, message, fds):
                 "peer started", stage=message.stage, index=message.index, of=message.incarnation
             )
         case SetLogLevel():
-            eventlog.set_level(message.level)
+            processlog.set_level(message.level)
         case Stop():
             if stages[0].order() == "never stop":
                 return False
