@@ -117,7 +117,7 @@ class Link:
 
     def send(self, do: Callable[..., None], *arguments: Any) -> None:
         world = self._world
-        slow = world.rng.random() < 0.02
+        slow = world.rng.random() < 0.02 and not world.all_is_well
         delay = world.ms(10, 800) if slow else world.ms(0, 6)
         self._last_ns = max(self._last_ns, world.now_ns + delay)
         world.at(self._last_ns, do, *arguments)
@@ -522,8 +522,9 @@ class SimNode:
         self._later(delay, self._tell, TransactionsWaiting(height))
 
     def build(self, height: int, round_: int) -> None:
-        rng = self._world.rng
-        delay = self._world.ms(1, 20) if rng.random() < 0.9 else self._world.ms(20, 3000)
+        world = self._world
+        slow = world.rng.random() < 0.1 and not world.all_is_well
+        delay = world.ms(20, 3000) if slow else world.ms(1, 20)
         self._later(delay, self._build, height, round_)
 
     def _build(self, height: int, round_: int) -> None:

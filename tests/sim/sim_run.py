@@ -33,8 +33,9 @@ SLACK_MS = 250  # of delays and clocks, see Bounds
 class Bounds:
     """How many rounds a height may need, and how long that may take, after the healing.
 
-    All honest nodes run, no message is lost and each takes at most `CALM.most_ms`. Let R be the
-    highest round that any honest node is in (0 in a height that begins later).
+    All honest nodes run, no message is lost and each takes at most `CALM.most_ms`; blocks are built
+    and messages signed without delay. Let R be the highest round that any honest node is in (0 in
+    a height that begins later).
 
     * Within a resend interval those that are behind are let into R (line 55 or 65 with what is
       resent), and it cannot be left while they are not: R + 1 is the first round in which all of
@@ -240,7 +241,7 @@ class Run:
         world = self.world
         if world.trace is not None:
             world.say("world", "heals")
-        self._healed = True
+        self._healed = world.all_is_well = True
         self.network.weather = CALM
         self.network.heal()
         for node in self.nodes:

@@ -37,6 +37,7 @@ class World:
         self.steps = 0
         self.seen: Counter[str] = Counter()
         self.trace = trace
+        self.all_is_well = False  # healed: nobody is slow any more either
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._serial = 0
