@@ -22,14 +22,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from itertools import islice
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import orjson
-import structlog
-from structlog.typing import FilteringBoundLogger
 
 from node.log_repeats import Repeated, Repeats
 from pipeline import processlog
+
+if "rich" in sys.modules:
+    import structlog
+else:  # structlog would import it for tracebacks in colour, which are not drawn: 5 MB, 80 ms
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    import structlog
+
+    del sys.modules["rich"]
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 MAX_VALUE_CHARACTERS: Final = 2_000
 """A longer value is cut: a log line is for reading."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,3 +208,11 @@ def test_lines_for_the_journal_begin_with_their_priority(
     assert [line[:4] for line in told] == ["<7>{", "<6>{", "<4>{", "<3>{", "<2>{"]
     assert [json.loads(line[3:])["event"] for line in told] == ["told"] * 5
     assert json.loads(elsewhere)["event"] == "elsewhere"
+
+
+def test_no_stage_pays_for_coloured_tracebacks() -> None:
+    stages = ("net", "verify", "consensus", "sign", "rpc")
+    code = f"import sys, {', '.join(f'node.stages.{stage}' for stage in stages)}\n"
+    code += "print(*sorted({'rich', 'pygments', 'structlog'} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["structlog"]
