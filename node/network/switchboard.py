@@ -113,6 +113,7 @@ class Switchboard:
             node=peer.node_id.hex(),
             outbound=peer.outbound,
             height=peer.height,
+            version=peer.version,
             agent=peer.agent,
         )
         self.events.connected(peer.info)

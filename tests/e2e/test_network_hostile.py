@@ -1,4 +1,6 @@
-"""Networks of four real validators, one of which lies or has a wrong clock; and hostile peers."""
+"""Networks of four real validators: one lies, or its clock is wrong, or half are newer; and hostile
+peers.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,7 @@ from node.consensus.wire import decode
 from node.exchange.judging import MAX_AHEAD_MS
 from node.exchange.outbox import LIE
 from node.genesis import genesis_id
+from node.network.handshake import VERSION_MAX
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore
 
@@ -177,6 +180,31 @@ def test_one_wrong_clock_stops_nobody(net: Devnet, skew_s: int) -> None:
         assert failed > 0  # nobody believes that clock
     else:
         assert 1 in steps_ms  # its block's time, or that of the one above, is the least possible
+
+
+def test_two_protocol_versions_in_one_network(net: Devnet) -> None:
+    newer = {2, 3}
+    net.launch(0, 1)
+    with site("later_site"):
+        net.launch(*newer)
+    for node in net.nodes:
+        wait_until(node.ready, what="ready")
+    for number in range(4):
+        net.send(50, number)
+    net.wait_blocks(5)
+    spoken = {number: versions(net, number) for number in range(4)}
+    for number in newer:
+        assert spoken[number] == [VERSION_MAX, VERSION_MAX, VERSION_MAX + 1]
+        assert net.metrics(number, "sign")["signatures"] > 0
+    for number in (0, 1):
+        assert spoken[number] == [VERSION_MAX] * 3
+    end(net, *range(4))
+
+
+def versions(net: Devnet, number: int) -> list[int]:
+    """Of the protocol: what a node speaks with each of its peers."""
+    spoken = {each["node"]: each["version"] for each in events(net, number, "peer_connected")}
+    return sorted(spoken.values())
 
 
 # -- hostile peers ---------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ SEEDS_IN_TEST = 1000  # what the tests run, about a minute on two cores
 WINDOW_S = 20 * 60  # in the name of the figure
 SEEDS_PER_COLLECTION = 16
 REPORT_S = 1.0  # between two words of a worker
+LINE_S = 60.0  # between two lines of progress where nobody watches
 SEED_LIMIT_S = 60  # of the processor; a seed takes a tenth of a second, this one never ends
 MOST_FAILURES = 20  # after that many the hunt is over
 UNENDING = 10**12  # seeds
@@ -118,6 +119,7 @@ def hunt(
     context = multiprocess.get_context("spawn")
     end = first + (UNENDING if seeds is None else seeds)
     began = time.monotonic()
+    next_line_s = LINE_S
     tally = Tally()
     workers = {}
     for number in range(jobs):
@@ -141,7 +143,10 @@ def hunt(
                 if progress is not None:
                     for seed, violation in news.failures:
                         print(f"\n{describe_failure(seed, violation)}", file=progress)
-                    _show(tally, time.monotonic() - began, progress)
+                    elapsed_s = time.monotonic() - began
+                    if progress.isatty() or elapsed_s >= next_line_s:
+                        next_line_s = elapsed_s + LINE_S
+                        _show(tally, elapsed_s, progress)
     finally:
         for worker in workers.values():
             worker.terminate()
@@ -156,7 +161,8 @@ def _show(tally: Tally, seconds: float, progress: TextIO) -> None:
         f"{tally.seeds:,} seeds, {tally.heights:,} heights, {tally.steps:,} events in "
         f"{seconds:.0f} s: {len(tally.failures)} violations"
     )
-    print(f"\r{text}", end="", file=progress, flush=True)
+    before, after = ("\r", "") if progress.isatty() else ("", "\n")
+    print(before + text, end=after, file=progress, flush=True)
 
 
 def describe_failure(seed: int, violation: str) -> str:
