@@ -1,7 +1,7 @@
 """The wiring of the node: which stages there are, what links them, and how large the trays are.
 
 The one place to look for "who talks to whom"; ARCHITECTURE.md's diagram is drawn from this table.
-Built from the configuration in the parent, validated there by ``pipeline.topology``, then handed
+Built from the configuration in the parent, validated there (``pipeline.topology_rules``), then handed
 to every child. Pure: no files, no processes.
 
 The circle net -> verify -> consensus -> net is made of blocking links and yet cannot deadlock: a
@@ -19,7 +19,8 @@ from node.config import Config
 from node.errors import ConfigError
 from node.verification.columns import VerdictColumns
 from pipeline.errors import TopologyError
-from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims, validate
+from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims
+from pipeline.topology_rules import validate
 
 TRAY_BYTES: Final = 128 * 1024
 """Payload of a tray: two full trays per largest ingest message (256 KiB)."""

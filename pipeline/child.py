@@ -29,9 +29,10 @@ from pipeline import processlog
 from pipeline.control import MAX_TEXT_CHARACTERS, Attach, Channel, Fatal
 from pipeline.errors import ControlError, OperatorError
 from pipeline.metrics import ProcessMetricsLayout
+from pipeline.placement import ProcessSpec
 from pipeline.segment import MappedSegment, map_segment
 from pipeline.signals import STOP_SIGNALS
-from pipeline.topology import ProcessSpec, Topology, TrayDims
+from pipeline.topology import Topology, TrayDims
 
 DEFAULT_RUNNER = "pipeline.stage:run"
 FAILED_EXIT_STATUS = 1

@@ -14,9 +14,9 @@ from typing import Any
 from pipeline.control import Channel, Fatal
 from pipeline.errors import MetricsError
 from pipeline.metrics import ProcessMetricsLayout, ProcessMetricsReader
+from pipeline.placement import ProcessSpec
 from pipeline.restart import RestartPolicy
 from pipeline.segment import MappedSegment, Segment, map_segment
-from pipeline.topology import ProcessSpec
 
 HEARTBEAT = "heartbeat_ns"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.placement import ProcessSpec
 from pipeline.processlog import LEVELS
-from pipeline.topology import ProcessSpec
 
 SUPERVISOR: Final = "supervisor"
 EVERYBODY: Final = "all"

@@ -53,13 +53,15 @@ from pipeline.errors import ChannelClosed, ControlError, SegmentError
 from pipeline.eventlog import Log, QuietLog
 from pipeline.loglevels import SUPERVISOR, LogLevels
 from pipeline.metrics import ProcessMetricsLayout
+from pipeline.placement import processes
 from pipeline.restart import GiveUp
 from pipeline.rundir import RunDirectory
 from pipeline.segment import Segment
 from pipeline.service import ServiceManager, nobody
 from pipeline.signals import StopSignals
 from pipeline.spawn import start_process
-from pipeline.topology import Role, Topology, processes, validate
+from pipeline.topology import Role, Topology
+from pipeline.topology_rules import validate
 
 TICK_S = 1.0  # of the checks; the supervisor's only regular wake-up
 STOP_DEADLINE_MS = 10_000

@@ -12,8 +12,8 @@ from pathlib import Path
 from node.config import defaults
 from node.stages import consensus, net, rpc, verify
 from node.wiring import wire
+from pipeline.diagram import diagram
 from pipeline.metrics import markdown_table
-from pipeline.topology import diagram
 
 ARCHITECTURE = Path(__file__).resolve().parents[1] / "ARCHITECTURE.md"
 

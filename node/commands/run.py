@@ -29,9 +29,10 @@ from node.settings import NodeSettings
 from node.wiring import wire
 from pipeline.errors import OPERATOR_EXIT_STATUS, OperatorError
 from pipeline.layout import TrayLayout
+from pipeline.placement import processes
 from pipeline.service import from_environment
 from pipeline.supervisor import Supervisor
-from pipeline.topology import Topology, processes
+from pipeline.topology import Topology
 
 _WORDS: Final = {"peers": "peers", "mempool_items": "transactions wait"}
 _SHOWN: Final = {"height", *_WORDS}

@@ -11,7 +11,8 @@ import pytest
 from node.config import defaults
 from node.params import MAX_TX_BYTES
 from node.wiring import MAX_ITEMS, TRAY_BYTES, wire, workers
-from pipeline.topology import LinkPolicy, processes
+from pipeline.placement import processes
+from pipeline.topology import LinkPolicy
 
 CONFIG = defaults("dev")
 Backend = Literal["avx512", "nacl"]

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.loglevels import MAX_CHANGES, LogLevels, UnknownLevel
-from pipeline.topology import ProcessSpec
+from pipeline.placement import ProcessSpec
 
 
 def table():

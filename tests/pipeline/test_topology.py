@@ -10,20 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.diagram import diagram
 from pipeline.errors import OperatorError, TopologyError
-from pipeline.topology import (
-    LinkPolicy,
-    LinkSpec,
-    ProcessSpec,
-    Role,
-    StageSpec,
-    Topology,
-    TrayDims,
-    diagram,
-    place_cores,
-    processes,
-    validate,
-)
+from pipeline.placement import ProcessSpec, place_cores, processes
+from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims
+from pipeline.topology_rules import validate
 
 BLOCK, DROP = LinkPolicy.BLOCK, LinkPolicy.DROP
 

@@ -12,8 +12,8 @@ import pytest
 
 from node.config import defaults
 from node.wiring import wire
+from pipeline.placement import processes
 from pipeline.supervisor import KILL_GRACE_S, START_DEADLINE_S, STOP_DEADLINE_MS
-from pipeline.topology import processes
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 UNITS = {"timed.service": "main", "timed@.service": "%i"}
