@@ -1,8 +1,8 @@
 """The wiring of the node: which stages there are, what links them, and how large the trays are.
 
 The one place to look for "who talks to whom"; ARCHITECTURE.md's diagram is drawn from this table.
-Built from the configuration in the parent, validated there (``pipeline.topology_rules``), then handed
-to every child. Pure: no files, no processes.
+Built from the configuration in the parent, validated there (``pipeline.topology_rules``), then
+handed to every child. Pure: no files, no processes.
 
 The circle net -> verify -> consensus -> net is made of blocking links and yet cannot deadlock: a
 descriptor travels only with a tray, and no link can hold fewer descriptors than there are trays.
