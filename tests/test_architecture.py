@@ -23,8 +23,8 @@ MAY_IMPORT = {
 # own nor that of a first-party module that they import.
 PURE = [
     *("pipeline.custody", "pipeline.descriptor", "pipeline.fair", "pipeline.layout"),
-    *("pipeline.diagram", "pipeline.order", "pipeline.placement", "pipeline.topology"),
-    *("pipeline.topology_rules", "pipeline.tray"),
+    *("pipeline.diagram", "pipeline.order", "pipeline.placement"),
+    *("pipeline.topology", "pipeline.topology_rules", "pipeline.tray"),
     *("node.address", "node.admission", "node.agreement", "node.block", "node.consensus.*"),
     *("node.exchange.*", "node.fee_order", "node.genesis", "node.items", "node.ledger"),
     *("node.mempool", "node.mempool_journal", "node.newcomers", "node.orphans", "node.params"),

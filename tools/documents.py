@@ -13,7 +13,7 @@ from node.config import defaults
 from node.stages import consensus, net, rpc, verify
 from node.wiring import wire
 from pipeline.diagram import diagram
-from pipeline.metrics import markdown_table
+from pipeline.exposition import markdown_table
 
 ARCHITECTURE = Path(__file__).resolve().parents[1] / "ARCHITECTURE.md"
 

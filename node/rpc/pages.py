@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from node.query import Overview, OverviewIs
 from node.rpc.jsonrpc import RpcError
 from pipeline.errors import MetricsError, NoNodeError
-from pipeline.metrics import prometheus_text
+from pipeline.exposition import prometheus_text
 from pipeline.status import ProcessMetrics, fetch_metrics
 
 if TYPE_CHECKING:

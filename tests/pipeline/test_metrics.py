@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import MetricsError
+from pipeline.exposition import markdown_table, prometheus_text
 from pipeline.metrics import (
     HEADER_BYTES,
     REGION_BYTES,
@@ -31,9 +32,7 @@ from pipeline.metrics import (
     ProcessMetricsLayout,
     ProcessMetricsReader,
     StageSnapshot,
-    markdown_table,
     percentile,
-    prometheus_text,
     region_bytes,
 )
 
