@@ -251,6 +251,20 @@ def test_answers_of_a_batch_have_a_bound_together(
     assert any(told)
     assert told == sorted(told, reverse=True)
     assert answers[-1]["error"]["code"] == -1
+    sending = b',{"method":"sendrawtransaction","params":["%s"],"id":1}' % (
+        world.pay(0).hex().encode()
+    )
+    status, answers = world.post(body[:-1] + sending + b"]")
+    assert (status, len(answers), answers[-1]["error"]["code"]) == (200, 21, -1)
+    assert len(world.mempool) == 0  # what is told to have failed was not done
+
+
+def test_a_single_request_that_is_none_is_answered_without_an_id_too(world: RpcWorld) -> None:
+    for body in (b'{"jsonrpc":"2.0"}', b'{"jsonrpc":"2.0","method":"help","params":5}'):
+        status, answer = world.post(body)
+        assert (status, answer["error"]["code"], answer["id"]) == (400, -32600, None)
+        assert world.post(b"[" + body + b"]") == (204, None)
+    assert world.post(b'{"jsonrpc":"2.0","method":"nonsense"}') == (204, None)
 
 
 def test_our_own_mistakes_are_internal_errors(
