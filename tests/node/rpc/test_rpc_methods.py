@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from chains import OWNERS, PUBLIC
 from rpc_world import RpcWorld, address
 
 from node import query
+from node.answering import COUNT_IDLE_NS
 from node.orders import Drop, Keep, decode_order
 from node.rpc import calls
 from node.rpc.methods import METHODS, mempool
@@ -157,6 +159,23 @@ def test_the_count_of_all_outputs_is_as_of_one_block(world: RpcWorld) -> None:
     done = query.decode_told(last).answer
     assert isinstance(done, query.Counted)
     assert (done.outputs, done.height, done.digest.hex()) == (600, 0, digest)
+
+
+def test_a_count_that_nobody_goes_on_with_is_let_go(world: RpcWorld) -> None:
+    def count(token: int) -> query.Counted:
+        told = world.answering.answer(query.encode(query.Ask(1, query.CountOutputs(token))))
+        assert told is not None
+        answer = query.decode_told(told).answer
+        assert isinstance(answer, query.Counted)
+        return answer
+
+    begun = count(0)
+    now_ns = time.monotonic_ns()
+    world.answering.expire(now_ns)
+    assert begun.token
+    assert not begun.digest
+    world.answering.expire(now_ns + COUNT_IDLE_NS + 10**9)
+    assert count(begun.token).token == 0
 
 
 def test_what_the_mempool_would_say(world: RpcWorld) -> None:
