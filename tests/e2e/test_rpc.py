@@ -236,6 +236,7 @@ def test_the_node_tells_of_itself(rpc: RpcClient, node: RunningNode, funds: Fund
     assert {"net", "consensus", "sign", "rpc"} <= names
     assert rpc.call("getrpcinfo")["active_commands"][0]["method"] == "getrpcinfo"
     assert rpc.call("uptime") >= 0
+    assert node.metrics("rpc")["items_in"] > 0  # what the link `told` carries, for monitors
     listed = rpc.call("help")
     for line in listed.splitlines():
         if line and not line.startswith("=="):
