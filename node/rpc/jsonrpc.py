@@ -101,6 +101,7 @@ def loads(body: bytes) -> Any:
             orjson.loads(body)  # refuses half a surrogate pair, which no answer could repeat
         content = json.loads(
             body.decode("utf-8"),
+            object_pairs_hook=_object,
             parse_float=_number,
             parse_int=_number,
             parse_constant=_constant,
@@ -210,6 +211,14 @@ def _fill(request: Request, content: Any) -> None:
     if not isinstance(params, dict | list):
         raise RpcError(Code.INVALID_REQUEST, "Params must be an array or object")
     request.params = params
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of two members of one name the first would be lost, an output of a payment."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _number(text: str) -> int | Decimal:

@@ -98,6 +98,7 @@ def test_a_bad_request_in_a_batch_is_alone_in_being_refused() -> None:
         b'{"id": ' + b"9" * 5_000 + b', "method": "m"}',
         b'{"id": 1e' + b"9" * 100 + b', "method": "m"}',
         b'{"id": 1e' + b"9" * 30 + b', "method": "m"}',
+        b'{"method": "m", "params": [{"address": 1, "address": 2}]}',  # one would become a fee
         b"\xef\xbb\xbf{}",
         '{"method": "m"}'.encode("utf-16"),
         b"[" * 100_000,

@@ -220,6 +220,8 @@ def test_a_raw_transaction_by_hand(world: RpcWorld) -> None:
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): True}) == -3
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): 0}) == -3
     assert world.code("createrawtransaction", inputs, {}) == -8
+    twice = [{address(PUBLIC[3]): 1}, {address(PUBLIC[3]).upper(): 1}]
+    assert world.code("createrawtransaction", inputs, twice) == -8
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): 1}, 5) == -8
     assert world.code("signrawtransactionwithkey", made, [5]) == -5
     assert world.code("signrawtransactionwithkey", made, [], [{"txid": "00" * 32, "vout": 0}]) == -3
