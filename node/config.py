@@ -233,7 +233,8 @@ class RpcSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="Where JSON-RPC, /metrics, /healthz and /readyz are served (HTTP); nowhere "
             "if it is empty. Passwords and answers are not encrypted: keep it on loopback, or "
-            "behind a proxy that speaks TLS."
+            "behind a proxy that speaks TLS and passes on nothing but /: from this machine "
+            "/metrics wants no password."
         ),
     ]
     rpcauth: Annotated[

@@ -271,6 +271,9 @@ def test_pages(node: RunningNode) -> None:
     stages = {sample.labels["stage"] for sample in families["timed_loops"].samples}
     assert {"net", "verify", "consensus", "sign", "rpc"} <= stages
     assert families["timed_commit_ms"].type == "histogram"
+    for header in ("X-Forwarded-For", "Forwarded", "Via"):  # a proxy's: who knows for whom
+        assert page(node.rpc, "/metrics", **{header: "192.0.2.1"})[0] == 401
+        assert page(node.rpc, "/healthz", **{header: "192.0.2.1"})[0] == 200
 
 
 def test_a_killed_rpc_comes_back_and_nobody_else_notices(
