@@ -26,6 +26,11 @@ BUDGET_NS: Final = 1_000_000
 """For all answers of a turn: a tenth of what a turn may be late under load."""
 
 COUNT_ROWS: Final = 512  # of all outputs, for one question: half a millisecond
+COUNT_IDLE_NS: Final = 10_000_000_000
+"""A count that nobody went on with for so long is let go: whoever began it has hung up, and its
+iterator keeps files of the store on the disk.
+"""
+
 NOBODY: Final = b""
 
 
@@ -46,6 +51,11 @@ class Answering:
         except query.QueryError:
             return None
         return query.encode(query.Told(ask.number, self._answer(ask.question)))
+
+    def expire(self, now_ns: int) -> None:
+        """Let go of a count that nobody goes on with; now and then, CLOCK_MONOTONIC."""
+        if self._count is not None and now_ns - self._count.asked_ns > COUNT_IDLE_NS:
+            self._count = None
 
     def _answer(self, question: Question) -> Answer:
         match question:
@@ -204,11 +214,13 @@ class _Count:
         self.height = store.tip.height
         self.block_id = store.tip.block_id
         self.outputs = self.units = 0
+        self.asked_ns = 0
         self._rows: Iterator[tuple[bytes, bytes]] = store.iterate_outputs()
         self._state = hashlib.blake2b(digest_size=ID_BYTES)
 
     def go_on(self) -> bytes:
         """Count some more; returns the digest when there is nothing left."""
+        self.asked_ns = time.monotonic_ns()
         rows = list(islice(self._rows, COUNT_ROWS))
         for outpoint, output in rows:
             self._state.update(outpoint + output)

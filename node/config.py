@@ -233,7 +233,8 @@ class RpcSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="Where JSON-RPC, /metrics, /healthz and /readyz are served (HTTP); nowhere "
             "if it is empty. Passwords and answers are not encrypted: keep it on loopback, or "
-            "behind a proxy that speaks TLS."
+            "behind a proxy that speaks TLS and passes on nothing but /: from this machine "
+            "/metrics wants no password."
         ),
     ]
     rpcauth: Annotated[
@@ -481,10 +482,14 @@ def _check_together(config: Config, path: str) -> None:
             f"listen and notify in section [network] of {path} are both {config.network.listen}",
             "give them different ports",
         )
-    if f"tcp://{config.rpc.listen}" in (config.network.listen, config.network.notify):
+    network, rpc = config.network, config.rpc.listen
+    if rpc and rpc in (
+        network.listen.removeprefix("tcp://"),
+        network.notify.removeprefix("tcp://"),
+        network.peer_listen,
+    ):
         raise ConfigError(
-            f"listen in section [rpc] of {path} is an address of section [network], too: "
-            f"{config.rpc.listen}",
+            f"listen in section [rpc] of {path} is an address of section [network], too: {rpc}",
             "give it another port",
         )
     if config.block.pace_ms > config.block.empty_pace_s * 1_000:

@@ -20,7 +20,6 @@ MAX_ENTRIES: Final = 64  # of the mempool, with their bytes
 MAX_STATUSES: Final = 256
 MAX_IDS: Final = 10_000  # of the mempool: 320 kB
 MAX_UNSPENT: Final = 200  # of an owner, each with a look for its height: a millisecond, warm
-MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
 NEWS: Final = 0  # the number of what nobody asked for
 
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Final
 
 STATUS_EVERY_S: Final = 5.0
-RECHECK_S: Final = 0.5  # of what made no progress when the watchdog was due
+RECHECK_S: Final = 0.5  # of what made no progress when the watchdog was due, or found no room
 MAX_STATUS_CHARACTERS: Final = 300  # it is shown in one line
 MAX_UNSENT: Final = 8  # states that the manager had no room for; in practice one or two
 US_PER_S: Final = 1_000_000
@@ -62,6 +62,7 @@ class ServiceManager:
         self._status_at_s = 0.0
         self._said = ""
         self._unsent: deque[str] = deque(maxlen=MAX_UNSENT)
+        self._retry_at_s = 0.0
         self._is_ready = False
         self.stopped_feeding = False
         """Whether the watchdog waits for progress now."""
@@ -88,6 +89,8 @@ class ServiceManager:
 
     def next_due_s(self) -> float | None:
         """When ``turn`` has something to do."""
+        if self._unsent:
+            return self._retry_at_s
         if not self._is_ready:
             return None
         if self._feed_every_s is None:
@@ -104,6 +107,7 @@ class ServiceManager:
         """
         while self._unsent and self._send(self._unsent[0]):
             self._unsent.popleft()
+        self._retry_at_s = now_s + RECHECK_S
         if not self._is_ready or self._unsent:
             return
         if self._feed_every_s is not None and now_s >= self._feed_at_s:

@@ -50,7 +50,7 @@ class Calls:
         """
         if isinstance(parsed, Request):
             result, error = await self._outcome(parsed)
-            if parsed.is_notification:
+            if parsed.is_notification and parsed.error is None:
                 return NO_CONTENT, b""
             shown = reply(parsed, result, error, whole=whole)
             return status_of(parsed, error), encode(shown)
@@ -58,7 +58,7 @@ class Calls:
             raise RpcError(Code.INVALID_REQUEST, f"A batch has {self._max_batch:,} calls at most")
         answers = _Answers(whole)
         for together, group in groupby(parsed, self._together):
-            if together:
+            if together and not answers.full:
                 requests = list(group)
                 outcomes = await asyncio.gather(*map(self._outcome, requests))
                 for request, outcome in zip(requests, outcomes, strict=True):

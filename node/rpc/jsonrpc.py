@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from enum import IntEnum
 from typing import Any, Final, NoReturn
 
@@ -23,6 +23,9 @@ MAX_DEPTH: Final = 32  # of arrays and objects within each other; requests have 
 MAX_VALUES: Final = 200_000  # in a body: a batch of a thousand calls has ten thousand
 MAX_DIGITS: Final = 40  # of one number; amounts have 17
 SAFE_DIGITS: Final = 18  # fit 64 bits, whatever they are
+
+_EXACT: Final = Context(prec=2 * MAX_DIGITS, traps=[Inexact])
+"""For amounts: whatever is read times the units of one TIME, or an error; never something near."""
 
 
 class Code(IntEnum):
@@ -98,6 +101,7 @@ def loads(body: bytes) -> Any:
             orjson.loads(body)  # refuses half a surrogate pair, which no answer could repeat
         content = json.loads(
             body.decode("utf-8"),
+            object_pairs_hook=_object,
             parse_float=_number,
             parse_int=_number,
             parse_constant=_constant,
@@ -160,7 +164,10 @@ def units_of(value: object) -> int:
     # An exponent is looked at before anything is multiplied: 1E+999999 has few digits, too.
     if not number.is_finite() or number.adjusted() > SAFE_DIGITS:
         raise RpcError(Code.TYPE_ERROR, "Invalid amount")
-    units = number * UNITS_PER_TIME
+    try:
+        units = _EXACT.multiply(number, Decimal(UNITS_PER_TIME))
+    except Inexact:
+        raise RpcError(Code.TYPE_ERROR, "Invalid amount") from None
     if units != units.to_integral_value():
         raise RpcError(Code.TYPE_ERROR, "Invalid amount")
     if not 0 <= units < 2**63:
@@ -206,13 +213,24 @@ def _fill(request: Request, content: Any) -> None:
     request.params = params
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of two members of one name the first would be lost, an output of a payment."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
 def _number(text: str) -> int | Decimal:
     """An integer of 64 bits as one, any other number exactly as it is written."""
     if len(text) > MAX_DIGITS:
         raise ValueError("a number with too many digits")
     if len(text) <= SAFE_DIGITS and text.lstrip("-").isdigit():
         return int(text)
-    return Decimal(text)
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise ValueError("a number with too large an exponent") from None
 
 
 def _constant(text: str) -> NoReturn:

@@ -1,8 +1,8 @@
 """The pages beside JSON-RPC: metrics for Prometheus, and the words that probes look for.
 
 Metrics are those that all stages have declared, read where they lie (`pipeline.status`); the
-supervisor is asked for them once, and again when it does not answer any more. /healthz says that
-this process turns, /readyz that the ledger answers and the node is not catching up.
+supervisor, with which this process ends, is asked for them once. /healthz says that this process
+turns, /readyz that the ledger answers and the node is not catching up.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from pipeline.metrics import MetricWriter
 FAILURE_PAUSE_S: Final = 0.25  # before a wrong password is answered: four guesses a connection
 MAX_HEADER_BYTES: Final = 8 * 1024  # of a line or field of the head
 BACKLOG: Final = 128
+FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For")  # what proxies add
 OLD_AGENT: Final = "AuthServiceProxy"
 """How python-bitcoinrpc calls itself, whose batches say 2.0 and want answers of 1.0."""
 
@@ -177,7 +178,7 @@ class Server:
             response = _plain(405, "only GET\n")
             response.headers["Allow"] = "GET, HEAD"
             return response
-        is_open = request.path != "/metrics" or is_loopback(_host(request))
+        is_open = request.path != "/metrics" or _is_near(request)
         if not is_open and self._auth.user(request.headers.get("Authorization")) is None:
             return await self._refuse_password(request)
         self._door.arrived(request.transport)
@@ -217,6 +218,11 @@ def _listen(address: str) -> socket.socket:
 
 def _host(request: web.BaseRequest) -> str:
     return plain_ip(request.remote or "")
+
+
+def _is_near(request: web.BaseRequest) -> bool:
+    """Whether a request is of this machine, as far as can be seen: no proxy has told of another."""
+    return is_loopback(_host(request)) and not any(each in request.headers for each in FORWARDED)
 
 
 def _plain(status: int, text: str) -> web.Response:

@@ -2,7 +2,8 @@
 
 Methods await `Submitter.submit` one by one; what is submitted within one turn leaves together as
 one message of ingest (`node.stages.net`), which is what makes batches of calls cheap. A message
-that a killed ``net`` has taken along is sent again to its successor: admission knows what it has.
+that a killed ``net`` has taken along is sent again to its successor: admission knows what it has,
+and what became final in between is no error of whoever sent it.
 It owns the messages that are not answered yet; the socket is the stage's.
 """
 
@@ -25,6 +26,9 @@ ANSWER_S: Final = 20.0  # verifiers may be busy with others' transactions
 RETRY_S: Final = 0.05
 NONE_IN_TIME: Final = -1  # instead of a verdict
 
+_FINAL: Final = bytes((Verdict.FINAL,))
+_KNOWN: Final = bytes((Verdict.KNOWN,))
+
 _Item = tuple[bytes, "asyncio.Future[int]"]
 
 
@@ -34,6 +38,7 @@ class _Message(NamedTuple):
     frames: list[bytes]
     items: list[_Item]
     timer: asyncio.TimerHandle
+    again: bool = False  # sent to more than one ``net``
 
 
 class Submitter:
@@ -47,6 +52,7 @@ class Submitter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._number = 0
         self._flushing = False
+        self._retry: asyncio.TimerHandle | None = None
 
     async def submit(self, raw: bytes) -> Verdict:
         """Return the node's verdict on a transaction; raises `RpcError` if there is none in time,
@@ -78,6 +84,8 @@ class Submitter:
         items = message.items
         if len(codes) != len(items):  # refused as a whole, with one code
             codes = codes[:1] * len(items)
+        if message.again:
+            codes = codes.replace(_FINAL, _KNOWN)
         for (_, future), code in zip(items, codes, strict=True):
             if not future.done():
                 future.set_result(code)
@@ -85,7 +93,8 @@ class Submitter:
 
     def send_again(self) -> None:
         """A new ``net``: it has none of the messages that are not answered."""
-        for message in self._under_way.values():
+        for number, message in self._under_way.items():
+            self._under_way[number] = message._replace(again=True)
             self._send(message.frames)
 
     def _give_up(self, number: bytes) -> None:
@@ -97,6 +106,9 @@ class Submitter:
 
     def _flush(self) -> None:
         self._flushing = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         assert self._loop is not None, "something was submitted"
         loop = self._loop
         while self._queue and len(self._under_way) < MAX_MESSAGES:
@@ -110,7 +122,7 @@ class Submitter:
             if not self._send(frames):
                 self._queue.extendleft(reversed(items))
                 self._queued_bytes += sum(map(len, raws))
-                loop.call_later(RETRY_S, self._flush)
+                self._retry = loop.call_later(RETRY_S, self._flush)
                 return
             timer = loop.call_later(ANSWER_S, self._give_up, number)
             self._under_way[number] = _Message(frames, items, timer)

@@ -175,6 +175,8 @@ class ConsensusStage(TraySink):
         writer.set(writer["trays_stale"], self.trays_stale)
         writer.set(writer["gaps_skipped"], self.gaps_skipped)
         self._host.housekeeping()
+        if self._told is not None:
+            self._answering.expire(now_ns)
 
     def close(self) -> None:
         """Save the mempool, close the store and the sockets."""

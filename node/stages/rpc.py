@@ -172,6 +172,7 @@ class RpcStage(Stage):
         frames = drain(self._told, BURST_ANSWERS)
         for frame in frames:
             self._asking.take(frame)
+        self.metrics.add(self.metrics["items_in"], len(frames))
         return len(frames)
 
     def _handle_verdicts(self) -> int:

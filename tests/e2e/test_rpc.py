@@ -236,6 +236,7 @@ def test_the_node_tells_of_itself(rpc: RpcClient, node: RunningNode, funds: Fund
     assert {"net", "consensus", "sign", "rpc"} <= names
     assert rpc.call("getrpcinfo")["active_commands"][0]["method"] == "getrpcinfo"
     assert rpc.call("uptime") >= 0
+    assert node.metrics("rpc")["items_in"] > 0  # what the link `told` carries, for monitors
     listed = rpc.call("help")
     for line in listed.splitlines():
         if line and not line.startswith("=="):
@@ -270,6 +271,9 @@ def test_pages(node: RunningNode) -> None:
     stages = {sample.labels["stage"] for sample in families["timed_loops"].samples}
     assert {"net", "verify", "consensus", "sign", "rpc"} <= stages
     assert families["timed_commit_ms"].type == "histogram"
+    for header in ("X-Forwarded-For", "Forwarded", "Via"):  # a proxy's: who knows for whom
+        assert page(node.rpc, "/metrics", **{header: "192.0.2.1"})[0] == 401
+        assert page(node.rpc, "/healthz", **{header: "192.0.2.1"})[0] == 200
 
 
 def test_a_killed_rpc_comes_back_and_nobody_else_notices(

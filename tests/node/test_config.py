@@ -159,6 +159,10 @@ REFUSED: list[tuple[bytes, list[str]]] = [
     (b'[rpc]\nlisten = "tcp://127.0.0.1:5"', ["listen", '"ADDRESS:PORT"', '""']),
     (b'[rpc]\nlisten = "127.0.0.1:0"', ["listen", "1 to 65535"]),
     (b'[rpc]\nlisten = "127.0.0.1:24302"', ["[rpc]", "[network]", "another port"]),
+    (
+        b'[rpc]\nlisten = "0.0.0.0:5"\n[network]\npeer_listen = "0.0.0.0:5"',
+        ["[rpc]", "[network]", "another port"],
+    ),
     (b'[rpc]\nrpcauth = ["ann:secret"]', ["rpcauth", "NAME:SALT$DIGEST"]),
     (b"[rpc]\nmax_batch = 0", ["max_batch = 0", "1 to 10_000"]),
     (b"[store]\naddress_index = 1", ["address_index = 1", "true or false"]),

@@ -108,6 +108,21 @@ def test_what_matters_waits_for_a_busy_manager_and_the_rest_does_not(manager):
     assert states[-2:] == ["WATCHDOG=1", "STATUS=fine"]
 
 
+def test_a_busy_manager_is_tried_again_now_and_then(manager):
+    service = ServiceManager(manager, watchdog_s=2.0)
+    service.ready(0.0)
+    turn(service, 0.0)
+    manager.room = False
+    service.stopping()
+    for now_s in (5.0, 5.1, 9.0):  # the watchdog is overdue, too
+        turn(service, now_s)
+        assert service.next_due_s() == now_s + RECHECK_S
+    manager.room = True
+    manager.take()
+    turn(service, 9.5)
+    assert manager.take()[:2] == ["STOPPING=1", "WATCHDOG=1"]
+
+
 @pytest.mark.parametrize("kind", ["path", "abstract"])
 def test_messages_arrive_on_a_socket(tmp_path, kind):
     name = str(tmp_path / "notify") if kind == "path" else f"@timed-test-{os.getpid()}"

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 DEADLINE_S = 60.0
 _TOKEN = re.compile(r"\x1b\[([?]?)([0-9;]*)([A-Za-z])|\x1b|[\r\n]|[^\x1b\r\n]+", re.DOTALL)
+_MARK = b"\x00mark\x00"
 _PARTIAL = re.compile(r"\x1b(?:\[[?]?[0-9;]*)?\Z")
 
 
@@ -167,8 +168,18 @@ class PtyProgram:
         while self.process.poll() is None:
             assert time.monotonic() < until_s, f"it does not end\n{self.screen.text()}"
             self.read(0.05)
-        self.read(0.1)
+        self._read_all()
         return self.process.wait()
+
+    def _read_all(self) -> None:
+        """Read until a mark of ours, which comes behind everything: the kernel takes its time."""
+        self.read()
+        os.write(self._slave, _MARK)
+        output = b""
+        while not output.endswith(_MARK):
+            assert select.select([self._master], [], [], DEADLINE_S)[0], "the mark does not come"
+            output += os.read(self._master, 65_536)
+        self.screen.feed(output.removesuffix(_MARK).decode("utf-8", "replace"))
 
     def modes(self) -> list[Any]:
         """What the kernel knows of the terminal now."""

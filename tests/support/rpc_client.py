@@ -65,11 +65,11 @@ class RpcClient:
         self._connection.close()
 
 
-def page(address: str, path: str) -> tuple[int, str]:
+def page(address: str, path: str, **headers: str) -> tuple[int, str]:
     """Status and text of a page, without a password."""
     connection = http.client.HTTPConnection(address, timeout=DEADLINE_S)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:

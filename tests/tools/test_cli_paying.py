@@ -15,7 +15,7 @@ from node.address import encode_address
 from node.genesis import salt_of
 from node.transaction import decode, txid
 from tools.cli import paying
-from tools.cli.errors import NoAnswer, NotFinal, PaymentError
+from tools.cli.errors import NoAnswer, NotFinal, PaymentError, Refused
 from tools.cli.paying import Payment
 from tools.cli.transport import Access, Client
 from tools.cli.wallet_file import Wallet, create
@@ -123,6 +123,34 @@ def test_a_node_that_is_lost_in_between_leaves_no_doubt_about_the_doubt(
     server.results["waittransactionfinality"] = None
     with pytest.raises(NotFinal, match=f"what became of it is not known: .*{look}"):
         paying.wait(client, identity, 5, lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "perhaps"), [(-28, True), (-25, True), (-32603, True), (-26, False), (-22, False)]
+)
+def test_a_refusal_that_leaves_a_doubt_is_no_invitation_to_pay_again(
+    server: RpcServer, client: Client, wallet: Wallet, code: int, perhaps: bool
+) -> None:
+    payment: Payment = paying.prepare(client, wallet, PAYEE, AMOUNT)
+    raw = payment.sign(KEY)
+    server.results = {}
+    server.body = b'{"jsonrpc":"2.0","error":{"code":%d,"message":"why"},"id":1}' % code
+    if perhaps:
+        with pytest.raises(NotFinal, match=rf"perhaps handed in: error {code}: why; look before"):
+            paying.submit(client, payment, raw)
+    else:
+        with pytest.raises(Refused, match="why"):
+            paying.submit(client, payment, raw)
+
+
+def test_a_payment_that_is_final_already_is_waited_for(
+    server: RpcServer, client: Client, wallet: Wallet
+) -> None:
+    payment: Payment = paying.prepare(client, wallet, PAYEE, AMOUNT)
+    raw = payment.sign(KEY)
+    server.results = {}
+    server.body = b'{"jsonrpc":"2.0","error":{"code":-27,"message":"in block chain"},"id":1}'
+    assert paying.submit(client, payment, raw) == txid(raw, payment.salt).hex()
 
 
 def test_what_does_not_become_final_in_time_is_said(server: RpcServer, client: Client) -> None:

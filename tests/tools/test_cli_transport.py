@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from rpc_server import COOKIE, RpcServer, serving
 
 from node.errors import UsageError
-from tools.cli.errors import NoAnswer, Refused
+from tools.cli.errors import CliError, NoAnswer, Refused
 from tools.cli.places import Place
 from tools.cli.transport import Access, Client
 
@@ -50,6 +51,26 @@ def test_a_call_and_its_result(server: RpcServer, access: Access) -> None:
 def test_named_parameters_travel_as_an_object(server: RpcServer, access: Access) -> None:
     Client(access).call("some", {"b": 1, "args": [2]})
     assert json.loads(server.asked[0][1])["params"] == {"b": 1, "args": [2]}
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 80 + ".invalid"])
+def test_a_name_that_none_can_be_is_no_host(access: Access, host: str) -> None:
+    with pytest.raises(NoAnswer, match="there is no host"):
+        Client(replace(access, host=host)).call("some")
+
+
+def test_a_parameter_that_is_no_text(access: Access) -> None:
+    with pytest.raises(CliError, match="not UTF-8"):
+        Client(access).call("some", [b"\xff".decode("utf-8", "surrogateescape")])
+
+
+def test_a_password_of_any_bytes(server: RpcServer, access: Access) -> None:
+    password = b"\xff\xfe"
+    Client(replace(access, user="ann", password=password.decode("utf-8", "surrogateescape"))).call(
+        "some"
+    )
+    given = server.asked[0][0]["Authorization"].removeprefix("Basic ")
+    assert base64.b64decode(given) == b"ann:" + password
 
 
 def test_the_nodes_own_errors(server: RpcServer, access: Access) -> None:

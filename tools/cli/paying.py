@@ -17,6 +17,7 @@ from nacl.signing import SigningKey
 from node.address import AddressFormatError, decode_address
 from node.genesis import salt_of
 from node.params import ID_BYTES
+from node.rpc.jsonrpc import Code
 from node.transaction import Output, build, txid
 from tools.cli.amounts import units_of
 from tools.cli.errors import NoAnswer, NotFinal, PaymentError, Refused
@@ -26,6 +27,10 @@ from tools.cli.wallet_file import Wallet
 
 WAIT_AT_ONCE_S: Final = 60  # for finality, in one call
 FINALISED: Final = "finalised"
+DOUBTFUL: Final = (Code.IN_WARMUP, Code.VERIFY_ERROR, Code.INTERNAL_ERROR)
+"""No verdict in time, kept until its parents arrive, or a mistake of the node's: the transaction
+may be final yet, and who pays again pays twice.
+"""
 NS_PER_MS: Final = 1_000_000
 
 
@@ -100,15 +105,20 @@ def prepare(client: Client, wallet: Wallet, payee: bytes, amount: int) -> Paymen
 def submit(client: Client, payment: Payment, raw: bytes) -> str:
     """Hand in a signed payment and return its id, which is computed here.
 
-    Raises NotFinal when it is not known whether the node has got it.
+    Raises NotFinal when it is not known whether the node has got it, Refused when it is known that
+    it has not.
     """
     expected = txid(raw, payment.salt).hex()
     try:
         told = client.value("sendrawtransaction", [raw.hex()])
-    except NoAnswer as error:
-        raise NotFinal(
-            f"{expected} was perhaps handed in: {error.cause}; {_look(expected)}"
-        ) from None
+    except (NoAnswer, Refused) as error:
+        if isinstance(error, Refused):
+            if error.code == Code.ALREADY_IN_CHAIN:
+                return expected
+            if error.code not in DOUBTFUL:
+                raise
+        reason = error.cause if isinstance(error, NoAnswer) else str(error)
+        raise NotFinal(f"{expected} was perhaps handed in: {reason}; {_look(expected)}") from None
     if told != expected:
         raise NotFinal(
             f"{expected} was handed in, and the node calls it {str(told)[:80]!r}; {_look(expected)}"

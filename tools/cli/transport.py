@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tools.cli.errors import NoAnswer, Refused
+from tools.cli.errors import CliError, NoAnswer, Refused
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 900.0
@@ -81,12 +81,17 @@ class Client:
     def call(self, method: str, params: Params = ()) -> bytes:
         """Return the JSON text of a method's result; ``params`` may hold Decimals and msgspec.Raw.
 
-        Raises Refused with the node's own error, NoAnswer if there is none.
+        Raises Refused with the node's own error, NoAnswer if there is none, CliError for parameters
+        that cannot be sent.
         """
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
-            status, answer = self._exchange(_ENCODER.encode(request))
-        except (OSError, http.client.HTTPException) as error:
+            body = _ENCODER.encode(request)
+        except UnicodeEncodeError:
+            raise CliError("a parameter is not UTF-8", "write it in UTF-8") from None
+        try:
+            status, answer = self._exchange(body)
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise self._no_answer(error) from None
         return self._result(status, answer)
 
@@ -119,7 +124,7 @@ class Client:
                 f"the node at {access.where} does not answer",
                 "look at its log, or at: timed status",
             )
-        if isinstance(error, socket.gaierror):
+        if isinstance(error, socket.gaierror | UnicodeError):  # unknown, or no name at all
             return NoAnswer(f"there is no host {access.host!r}", "correct the address")
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return NoAnswer(
@@ -162,7 +167,10 @@ def decode(result: bytes) -> Any:
 
 
 def _authorization(access: Access) -> str:
-    pair = f"{access.user}:{access.password}".encode() if access.user else _cookie(access)
+    if access.user:
+        pair = f"{access.user}:{access.password}".encode("utf-8", "surrogateescape")
+    else:
+        pair = _cookie(access)
     return f"Basic {base64.b64encode(pair).decode()}"
 
 

@@ -100,6 +100,8 @@ async def createrawtransaction(
         raise RpcError(
             Code.INVALID_PARAMETER, f"Invalid parameter, give 1 to {MAX_OUTPUTS} outputs"
         )
+    if len({owner for _, owner in paid}) != len(paid):
+        raise RpcError(Code.INVALID_PARAMETER, "Invalid parameter, duplicated address")
     return signing.unsigned(outpoints, paid).hex()
 
 

@@ -97,6 +97,8 @@ def test_a_bad_request_in_a_batch_is_alone_in_being_refused() -> None:
         b'{"id": Infinity, "method": "m"}',
         b'{"id": ' + b"9" * 5_000 + b', "method": "m"}',
         b'{"id": 1e' + b"9" * 100 + b', "method": "m"}',
+        b'{"id": 1e' + b"9" * 30 + b', "method": "m"}',
+        b'{"method": "m", "params": [{"address": 1, "address": 2}]}',  # one would become a fee
         b"\xef\xbb\xbf{}",
         '{"method": "m"}'.encode("utf-16"),
         b"[" * 100_000,
@@ -153,6 +155,7 @@ def test_amounts_are_exact(value: object, units: int | None) -> None:
     [
         *(-1, True, None, [], "x", "", "NaN", "Infinity", Decimal("0.000000001")),
         *(Decimal("1E+999999"), Decimal("1E-999999"), "1e999999999", 2**63, "9" * 5_000),
+        *(Decimal("0.123456780000000000000000000000000001"), Decimal("1E-99999999")),
     ],
 )
 def test_no_amount(value: object) -> None:

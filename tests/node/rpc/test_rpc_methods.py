@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from chains import OWNERS, PUBLIC
 from rpc_world import RpcWorld, address
 
 from node import query
+from node.answering import COUNT_IDLE_NS
 from node.orders import Drop, Keep, decode_order
 from node.rpc import calls
 from node.rpc.methods import METHODS, mempool
@@ -159,6 +161,23 @@ def test_the_count_of_all_outputs_is_as_of_one_block(world: RpcWorld) -> None:
     assert (done.outputs, done.height, done.digest.hex()) == (600, 0, digest)
 
 
+def test_a_count_that_nobody_goes_on_with_is_let_go(world: RpcWorld) -> None:
+    def count(token: int) -> query.Counted:
+        told = world.answering.answer(query.encode(query.Ask(1, query.CountOutputs(token))))
+        assert told is not None
+        answer = query.decode_told(told).answer
+        assert isinstance(answer, query.Counted)
+        return answer
+
+    begun = count(0)
+    now_ns = time.monotonic_ns()
+    world.answering.expire(now_ns)
+    assert begun.token
+    assert not begun.digest
+    world.answering.expire(now_ns + COUNT_IDLE_NS + 10**9)
+    assert count(begun.token).token == 0
+
+
 def test_what_the_mempool_would_say(world: RpcWorld) -> None:
     raw = world.pay(0)
     bad = bytearray(raw)
@@ -201,6 +220,8 @@ def test_a_raw_transaction_by_hand(world: RpcWorld) -> None:
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): True}) == -3
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): 0}) == -3
     assert world.code("createrawtransaction", inputs, {}) == -8
+    twice = [{address(PUBLIC[3]): 1}, {address(PUBLIC[3]).upper(): 1}]
+    assert world.code("createrawtransaction", inputs, twice) == -8
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): 1}, 5) == -8
     assert world.code("signrawtransactionwithkey", made, [5]) == -5
     assert world.code("signrawtransactionwithkey", made, [], [{"txid": "00" * 32, "vout": 0}]) == -3
@@ -251,6 +272,20 @@ def test_answers_of_a_batch_have_a_bound_together(
     assert any(told)
     assert told == sorted(told, reverse=True)
     assert answers[-1]["error"]["code"] == -1
+    sending = b',{"method":"sendrawtransaction","params":["%s"],"id":1}' % (
+        world.pay(0).hex().encode()
+    )
+    status, answers = world.post(body[:-1] + sending + b"]")
+    assert (status, len(answers), answers[-1]["error"]["code"]) == (200, 21, -1)
+    assert len(world.mempool) == 0  # what is told to have failed was not done
+
+
+def test_a_single_request_that_is_none_is_answered_without_an_id_too(world: RpcWorld) -> None:
+    for body in (b'{"jsonrpc":"2.0"}', b'{"jsonrpc":"2.0","method":"help","params":5}'):
+        status, answer = world.post(body)
+        assert (status, answer["error"]["code"], answer["id"]) == (400, -32600, None)
+        assert world.post(b"[" + body + b"]") == (204, None)
+    assert world.post(b'{"jsonrpc":"2.0","method":"nonsense"}') == (204, None)
 
 
 def test_our_own_mistakes_are_internal_errors(

@@ -173,6 +173,48 @@ def test_what_is_submitted_in_one_turn_leaves_as_one_message(turns: Turns) -> No
     assert len(ingest.sent) == 2
 
 
+def test_what_became_final_while_net_started_anew_is_no_error(turns: Turns) -> None:
+    ingest = Ingest()
+    submitter = Submitter(ingest.send)
+
+    async def submit(*, again: bool) -> Sequence[Verdict]:
+        together = asyncio.gather(*(submitter.submit(bytes([n])) for n in range(3)))
+        before = len(ingest.sent)
+        while len(ingest.sent) == before:
+            await asyncio.sleep(0)
+        if again:  # the last net had admitted them, and nobody knows
+            submitter.send_again()
+        codes = bytes([Verdict.FINAL, Verdict.KNOWN, Verdict.BAD_SIGNATURE])
+        submitter.take([ingest.sent[-1][0], codes])
+        return await together
+
+    assert done(turns, submit(again=True)) == [Verdict.KNOWN, Verdict.KNOWN, Verdict.BAD_SIGNATURE]
+    assert done(turns, submit(again=False))[0] == Verdict.FINAL
+
+
+def test_a_socket_without_room_is_tried_by_one_timer(turns: Turns) -> None:
+    ingest = Ingest()
+    ingest.open = False
+    submitter = Submitter(ingest.send)
+
+    async def submit() -> Sequence[Verdict]:
+        tasks = []
+        for n in range(50):  # each in a turn of its own
+            tasks.append(asyncio.ensure_future(submitter.submit(bytes([n]))))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        timers = [each for each in turns.loop._scheduled if not each.cancelled()]  # type: ignore[attr-defined]
+        assert len(timers) <= 1  # 0 while it fires
+        ingest.open = True
+        while not ingest.sent:
+            await asyncio.sleep(0.001)
+        submitter.take([ingest.sent[0][0], bytes(50)])
+        return await asyncio.gather(*tasks)
+
+    assert done(turns, submit()) == [Verdict.ADMITTED] * 50
+    assert ingest.sent[0][2] == bytes(range(50))
+
+
 def test_a_message_refused_as_a_whole_refuses_each(turns: Turns) -> None:
     ingest = Ingest()
     submitter = Submitter(ingest.send)
