@@ -13,11 +13,11 @@ transactions  txid[32] -> height u32, position u32, n_outputs u8 (allocations an
 blocks        height u64 big-endian -> file u32, offset u64, length u32, block id[32]
 certificates  height u64 big-endian -> commit certificate, as `node.consensus.wire` encodes it
 heights       block id[32] -> height u64
-addresses     owner[32], outpoint[33] -> value u64: the unspent outputs once more, by owner; may be
+addresses     owner[:8], outpoint[33] -> nothing: the unspent outputs once more, by owner; may be
               switched off, and is then empty
-default       "format" u32; "addresses" present if that index is complete; "genesis" id[32];
-              "issue" reward u64, allocated u64; "tip" height u64,
-              time_ms u64, block id[32]
+default       "format" u32; "addresses" u8, the length of that index's keys if it is complete;
+              "genesis" id[32]; "issue" reward u64, allocated u64; "tip" height u64, time_ms u64,
+              block id[32]
 """
 
 from __future__ import annotations
@@ -245,14 +245,14 @@ class ChainStore:
         header = block.header
         batch: Any = WriteBatch(raw_mode=True)
         if block.transactions:
-            spent, created, values, ids, positions = store_changes(block)
+            changes = store_changes(block, owners=self._owners.on)
             batch.set_default_column_family(self._handles["outputs"])
-            exhaust(map(delitem, repeat(batch), spent))
-            exhaust(map(setitem, repeat(batch), created, values))
+            exhaust(map(delitem, repeat(batch), changes.spent))
+            exhaust(map(setitem, repeat(batch), changes.created, changes.values))
             batch.set_default_column_family(self._handles["transactions"])
-            exhaust(map(setitem, repeat(batch), ids, positions))
+            exhaust(map(setitem, repeat(batch), changes.txids, changes.positions))
             if self._owners.on:
-                self._owners.put_block(batch, block)
+                self._owners.put_block(batch, changes.owned, changes.freed)
         reward = header.fees + reward_between(self._reward, self._allocated, header.height)
         if reward:
             txid = reward_txid(header.height, header.previous, self._salt)
