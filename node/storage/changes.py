@@ -18,7 +18,6 @@ from node.block import Block
 from node.params import (
     ID_BYTES,
     INPUT_BYTES,
-    KEY_BYTES,
     OUTPOINT_BYTES,
     OUTPUT_BYTES,
     TX_HEADER_BYTES,
@@ -27,14 +26,14 @@ from node.params import (
 
 POSITION_BYTES = 9
 AMOUNT_BYTES = 8
-ADDRESS_KEY_BYTES = KEY_BYTES + OUTPOINT_BYTES
+OWNER_PREFIX_BYTES = 8  # of a key in the index by owner: who shares it is told apart by the output
+OWNER_KEY_BYTES = OWNER_PREFIX_BYTES + OUTPOINT_BYTES
 
 _ID = np.dtype(f"V{ID_BYTES}")
 _OUTPOINT = np.dtype(f"V{OUTPOINT_BYTES}")
 _OUTPUT = np.dtype(f"V{OUTPUT_BYTES}")
-_OWNER = np.dtype(f"V{KEY_BYTES}")
-_AMOUNT = np.dtype(f"V{AMOUNT_BYTES}")
-_ADDRESS_KEY = np.dtype(f"V{ADDRESS_KEY_BYTES}")
+_OWNER_PREFIX = np.dtype(f"V{OWNER_PREFIX_BYTES}")
+_OWNER_KEY = np.dtype(f"V{OWNER_KEY_BYTES}")
 _POSITION = np.dtype([("height", "<u4"), ("position", "<u4"), ("n_outputs", "u1")])
 
 assert _POSITION.itemsize == POSITION_BYTES
@@ -47,6 +46,10 @@ class StoreChanges(NamedTuple):
     and not spent at once, with their outputs; ``txids`` and ``positions``: all ids, and for each
     height u32, position u32, n_outputs u8. Outpoints have 33 bytes, outputs 40, ids 32, positions
     9.
+
+    ``owned`` and ``freed``: the keys, owner[:8] + outpoint[33], that come into the index by owner
+    and leave it; empty where they were not asked for. An output that the same block spends is in
+    both: whoever applies them puts first, then deletes.
     """
 
     spent: list[bytes]
@@ -54,10 +57,16 @@ class StoreChanges(NamedTuple):
     values: list[bytes]
     txids: list[bytes]
     positions: list[bytes]
+    owned: list[bytes]
+    freed: list[bytes]
 
 
-def store_changes(block: Block) -> StoreChanges:
-    """Return what the transactions of a block (at least one) change."""
+def store_changes(block: Block, *, owners: bool) -> StoreChanges:
+    """Return what the transactions of a block (at least one) change; ``owners``: by owner too.
+
+    The owner of a spent output is the key of the witness that its input names: that it is, the
+    block's validity says.
+    """
     raws = block.transactions
     body = np.frombuffer(b"".join(raws), np.uint8)
     lengths = np.fromiter(map(len, raws), np.int64, len(raws))
@@ -68,18 +77,28 @@ def store_changes(block: Block) -> StoreChanges:
     n_inputs = body[starts + 1].astype(np.int64)
     n_outputs = body[starts + 2].astype(np.int64)
 
-    at, _ = _runs(starts + TX_HEADER_BYTES, n_inputs, INPUT_BYTES)
-    spent = _items(body, at, _OUTPOINT)
+    inputs_at, _ = _runs(starts + TX_HEADER_BYTES, n_inputs, INPUT_BYTES)
+    spent = _items(body, inputs_at, _OUTPOINT)
     parents = _prefixes(spent.view(np.uint8).reshape(-1, OUTPOINT_BYTES))
     by_parent = np.argsort(parents)
 
-    at, numbers = _runs(starts + TX_HEADER_BYTES + INPUT_BYTES * n_inputs, n_outputs, OUTPUT_BYTES)
-    values: list[bytes] = _items(body, at, _OUTPUT).tolist()
-    keys = np.empty((len(at), OUTPOINT_BYTES), np.uint8)
+    after_inputs = starts + TX_HEADER_BYTES + INPUT_BYTES * n_inputs
+    outputs_at, numbers = _runs(after_inputs, n_outputs, OUTPUT_BYTES)
+    values: list[bytes] = _items(body, outputs_at, _OUTPUT).tolist()
+    keys = np.empty((len(outputs_at), OUTPOINT_BYTES), np.uint8)
     keys[:, :ID_BYTES] = np.repeat(ids[order], n_outputs, axis=0)
     keys[:, ID_BYTES] = numbers
-    created: list[bytes] = keys.view(_OUTPOINT).ravel().tolist()
+    outpoints = keys.view(_OUTPOINT).ravel()
+    created: list[bytes] = outpoints.tolist()
     spent_list: list[bytes] = spent[by_parent].tolist()
+
+    owned: list[bytes] = []
+    freed: list[bytes] = []
+    if owners:
+        witnesses_at = np.repeat(after_inputs + OUTPUT_BYTES * n_outputs, n_inputs)
+        named = body[inputs_at + OUTPOINT_BYTES].astype(np.int64)
+        owned = _owner_keys(body, outputs_at + AMOUNT_BYTES, outpoints)
+        freed = _owner_keys(body, witnesses_at + WITNESS_BYTES * named, spent)
 
     positions = np.empty(len(raws), _POSITION)
     positions["height"] = block.header.height
@@ -101,69 +120,24 @@ def store_changes(block: Block) -> StoreChanges:
         values,
         ids[order].view(_ID).ravel().tolist(),
         positions.view(f"V{POSITION_BYTES}").tolist(),
+        owned,
+        freed,
     )
 
 
-class AddressChanges(NamedTuple):
-    """What a block's transactions change in the index by owner, the reward not included.
-
-    ``created`` and ``spent`` are owner[32] + outpoint[33], ``amounts`` u64 for each created. An
-    output that the same block spends is in both: whoever applies them puts first, then deletes.
-    """
-
-    created: list[bytes]
-    amounts: list[bytes]
-    spent: list[bytes]
-
-
-def address_changes(block: Block) -> AddressChanges:
-    """Return what the transactions of a block (at least one) change in the index by owner.
-
-    The owner of a spent output is the key of the witness that its input names: that it is, the
-    block's validity says.
-    """
-    raws = block.transactions
-    body = np.frombuffer(b"".join(raws), np.uint8)
-    lengths = np.fromiter(map(len, raws), np.int64, len(raws))
-    starts = np.cumsum(lengths) - lengths
-    n_inputs = body[starts + 1].astype(np.int64)
-    n_outputs = body[starts + 2].astype(np.int64)
-    outputs_at = starts + TX_HEADER_BYTES + INPUT_BYTES * n_inputs
-    witnesses_at = outputs_at + OUTPUT_BYTES * n_outputs
-
-    at, _ = _runs(starts + TX_HEADER_BYTES, n_inputs, INPUT_BYTES)
-    keys_at = np.repeat(witnesses_at, n_inputs) + WITNESS_BYTES * body[at + OUTPOINT_BYTES].astype(
-        np.int64
-    )
-    spent = _address_keys(_items(body, keys_at, _OWNER), _items(body, at, _OUTPOINT))
-
-    at, numbers = _runs(outputs_at, n_outputs, OUTPUT_BYTES)
-    outpoints = np.empty((len(at), OUTPOINT_BYTES), np.uint8)
-    ids = np.frombuffer(b"".join(block.txids), np.uint8).reshape(-1, ID_BYTES)
-    outpoints[:, :ID_BYTES] = np.repeat(ids, n_outputs, axis=0)
-    outpoints[:, ID_BYTES] = numbers
-    created = _address_keys(
-        _items(body, at + AMOUNT_BYTES, _OWNER), outpoints.view(_OUTPOINT).ravel()
-    )
-    by_owner = _by_prefix(created)
-    return AddressChanges(
-        created[by_owner].tolist(),
-        _items(body, at, _AMOUNT)[by_owner].tolist(),
-        spent[_by_prefix(spent)].tolist(),
-    )
-
-
-def _address_keys(
-    owners: npt.NDArray[np.void], outpoints: npt.NDArray[np.void]
-) -> npt.NDArray[np.void]:
-    keys = np.empty((len(owners), ADDRESS_KEY_BYTES), np.uint8)
-    keys[:, :KEY_BYTES] = owners.view(np.uint8).reshape(-1, KEY_BYTES)
-    keys[:, KEY_BYTES:] = outpoints.view(np.uint8).reshape(-1, OUTPOINT_BYTES)
-    return keys.view(_ADDRESS_KEY).ravel()
-
-
-def _by_prefix(keys: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
-    return np.argsort(_prefixes(keys.view(np.uint8).reshape(-1, ADDRESS_KEY_BYTES)))
+def _owner_keys(
+    body: npt.NDArray[np.uint8],
+    owners_at: npt.NDArray[np.int64],
+    outpoints: npt.NDArray[np.void],
+) -> list[bytes]:
+    """Keys of the index by owner, in their order, of outpoints and where their owners lie."""
+    prefixes = _items(body, owners_at, _OWNER_PREFIX)
+    order = np.argsort(prefixes.view(">u8").astype(np.uint64))
+    keys = np.empty((len(order), OWNER_KEY_BYTES), np.uint8)
+    keys[:, :OWNER_PREFIX_BYTES] = prefixes[order].view(np.uint8).reshape(-1, OWNER_PREFIX_BYTES)
+    keys[:, OWNER_PREFIX_BYTES:] = outpoints[order].view(np.uint8).reshape(-1, OUTPOINT_BYTES)
+    listed: list[bytes] = keys.view(_OWNER_KEY).ravel().tolist()
+    return listed
 
 
 def _prefixes(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

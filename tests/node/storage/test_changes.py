@@ -35,14 +35,31 @@ def plain(block: Block) -> tuple[set[bytes], dict[bytes, bytes], dict[bytes, byt
     return spent, created, positions
 
 
+def plain_by_owner(block: Block) -> tuple[list[bytes], list[bytes]]:
+    """What comes into the index by owner, and what leaves it: outputs spent at once are in both."""
+    owned: list[bytes] = []
+    freed: list[bytes] = []
+    for raw, txid in zip(block.transactions, block.txids, strict=True):
+        outputs_at = 4 + 34 * raw[1]
+        witnesses_at = outputs_at + 40 * raw[2]
+        for at in range(4, outputs_at, 34):
+            owner_at = witnesses_at + 96 * raw[at + 33]
+            freed.append(raw[owner_at : owner_at + 8] + raw[at : at + 33])
+        for index, at in enumerate(range(outputs_at, witnesses_at, 40)):
+            owned.append(raw[at + 8 : at + 16] + txid + bytes((index,)))
+    return owned, freed
+
+
 def check(block: Block) -> None:
-    changes = store_changes(block)
+    changes = store_changes(block, owners=True)
+    assert store_changes(block, owners=False) == changes._replace(owned=[], freed=[])
+    assert [sorted(changes.owned), sorted(changes.freed)] == [*map(sorted, plain_by_owner(block))]
     spent, created, positions = plain(block)
     assert (len(changes.spent), set(changes.spent)) == (len(spent), spent)
     assert dict(zip(changes.created, changes.values, strict=True)) == created
     assert dict(zip(changes.txids, changes.positions, strict=True)) == positions
     assert len(changes.created) == len(created)
-    for keys in (changes.spent, changes.created, changes.txids):
+    for keys in (changes.spent, changes.created, changes.txids, changes.owned, changes.freed):
         assert [key[:8] for key in keys] == sorted(key[:8] for key in keys)
 
 
