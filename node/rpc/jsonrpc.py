@@ -96,12 +96,7 @@ def loads(body: bytes) -> Any:
     try:
         if b"\\u" in body:
             orjson.loads(body)  # refuses half a surrogate pair, which no answer could repeat
-        content = json.loads(
-            body.decode("utf-8"),
-            parse_float=_number,
-            parse_int=_number,
-            parse_constant=_constant,
-        )
+        content = _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
         raise RpcError(Code.PARSE_ERROR, "Parse error: nested too deeply") from None
     except ValueError:  # JSON's and UTF-8's are both of them
@@ -217,6 +212,9 @@ def _number(text: str) -> int | Decimal:
 
 def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_number, parse_int=_number, parse_constant=_constant)
 
 
 def _plain(value: object) -> orjson.Fragment:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tools.bench.caller import Caller, Counted, Run, Server, server_of
 from tools.bench.errors import BenchFailed
-from tools.bench.load import RunningLoad
+from tools.bench.load import RunningLoad, verdict_latencies_ns
 from tools.bench.nodes import RunningNode
 from tools.bench.onlooker import Onlooker
 from tools.bench.plan import BackendName, WorkloadNeed
@@ -96,6 +96,7 @@ def calls(surface: Surface) -> Measured:
     found: dict[str, list[Counted]] = {"trivial": [], "node": []}
     cpu_ns = dict.fromkeys(("rpc", "consensus", "trivial"), 0)
     with surface.node() as node:
+        make_block(surface, node)
         servers = {"trivial": surface.trivial.server, "node": server_of(node.datadir)}
         for side in ORDER:
             name = ("trivial", "node")[side]
@@ -312,6 +313,13 @@ def wait_block(node: RunningNode, load: RunningLoad, wait: Wait) -> Sample:
             raise BenchFailed(f"nothing became final for {BLOCK_PATIENCE_S:g} s")
         wait(LOOK_S)
     return now
+
+
+def make_block(surface: Surface, node: RunningNode) -> None:
+    """Let a payment become final: a chain without a block is not what anybody asks about."""
+    before = node.sample()
+    verdict_latencies_ns(node, surface.workload, 0, 1, 0.0)
+    wait_final(node, before, 1)
 
 
 def wait_final(node: RunningNode, first: Sample, payments: int) -> None:
