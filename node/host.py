@@ -355,9 +355,10 @@ class NodeHost:
         certificate = encode(Certified(decision.certificate))
         arrived_ms = self._sample_arrivals(decision.value)
         block = self._candidates.commit(decision.value, certificate)
+        writer = self._metrics
+        writer.set(writer["height"], decision.height)  # before anybody hears of the block
         self._publisher.finalised(decision.value, block)
         self.on_commit(decision.height, decision.value)
-        writer = self._metrics
         writer.observe(self._commit_ms, (time.monotonic_ns() - began) // NS_PER_MS)
         now_ms = time.time_ns() // NS_PER_MS
         for each_ms in arrived_ms:
@@ -365,7 +366,6 @@ class NodeHost:
         writer.add(writer["blocks"], 1)
         writer.add(writer["rounds_failed"], decision.round)
         writer.add(writer["items_out"], len(block.txids))
-        writer.set(writer["height"], decision.height)
         self._log.debug(
             "block_committed",
             height=decision.height,

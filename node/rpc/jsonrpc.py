@@ -10,11 +10,13 @@ have a bounded number of values and a bounded depth, whatever their bytes say.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Context, Decimal, Inexact
 from enum import IntEnum
 from typing import Any, Final, NoReturn
 
+import msgspec
 import orjson
 
 from node.params import UNITS_PER_TIME
@@ -23,6 +25,8 @@ MAX_DEPTH: Final = 32  # of arrays and objects within each other; requests have 
 MAX_VALUES: Final = 200_000  # in a body: a batch of a thousand calls has ten thousand
 MAX_DIGITS: Final = 40  # of one number; amounts have 17
 SAFE_DIGITS: Final = 18  # fit 64 bits, whatever they are
+SMALL_BYTES: Final = 1_024  # of most single calls; longer ones are transactions
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{%d}" % (SAFE_DIGITS + 1))
 
 _EXACT: Final = Context(prec=2 * MAX_DIGITS, traps=[Inexact])
 """For amounts: whatever is read times the units of one TIME, or an error; never something near."""
@@ -97,18 +101,14 @@ def loads(body: bytes) -> Any:
     if brackets + body.count(b",") > MAX_VALUES:
         raise RpcError(Code.PARSE_ERROR, f"Parse error: more than {MAX_VALUES} values")
     try:
-        if b"\\u" in body:
-            orjson.loads(body)  # refuses half a surrogate pair, which no answer could repeat
-        content = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_float=_number,
-            parse_int=_number,
-            parse_constant=_constant,
-        )
+        content = _SMALL.decode(body) if len(body) <= SMALL_BYTES else None
+        if not _is_plain(body, content):
+            if b"\\u" in body:
+                orjson.loads(body)  # refuses half a surrogate pair, which no answer could repeat
+            content = _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
         raise RpcError(Code.PARSE_ERROR, "Parse error: nested too deeply") from None
-    except ValueError:  # JSON's and UTF-8's are both of them
+    except (ValueError, msgspec.MsgspecError):  # JSON's and UTF-8's are ValueErrors
         raise RpcError(Code.PARSE_ERROR, "Parse error") from None
     if brackets > MAX_DEPTH and _depth_exceeds(content, MAX_DEPTH):
         raise RpcError(Code.PARSE_ERROR, "Parse error: nested too deeply")
@@ -213,6 +213,18 @@ def _fill(request: Request, content: Any) -> None:
     request.params = params
 
 
+def _is_plain(body: bytes, content: object) -> bool:
+    """Whether a small body is a single object with a colon for each of its members and no long
+    number: then no name is there twice, and both decoders read the same.
+    """
+    return (
+        isinstance(content, dict)
+        and body.count(b"{") == 1
+        and body.count(b":") == len(content)
+        and _LONG_NUMBER.search(body) is None
+    )
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; of two members of one name the first would be lost, an output of a payment."""
     found = dict(pairs)
@@ -235,6 +247,17 @@ def _number(text: str) -> int | Decimal:
 
 def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+_SMALL: Final = msgspec.json.Decoder(float_hook=_number)
+"""Ten times as fast, and the same, but that it gives long integers as such."""
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_float=_number,
+    parse_int=_number,
+    parse_constant=_constant,
+)
 
 
 def _plain(value: object) -> orjson.Fragment:

@@ -1,8 +1,7 @@
 """The pages beside JSON-RPC: metrics for Prometheus, and the words that probes look for.
 
-Metrics are those that all stages have declared, read where they lie (`pipeline.status`); the
-supervisor, with which this process ends, is asked for them once. /healthz says that this process
-turns, /readyz that the ledger answers and the node is not catching up.
+Metrics are those that all stages have declared, read where they lie (`node.rpc.gauges`). /healthz
+says that this process turns, /readyz that the ledger answers and the node is not catching up.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from node.query import Overview, OverviewIs
 from node.rpc.jsonrpc import RpcError
 from pipeline.errors import MetricsError, NoNodeError
 from pipeline.exposition import prometheus_text
-from pipeline.status import ProcessMetrics, fetch_metrics
 
 if TYPE_CHECKING:
     from node.rpc.server import Page
@@ -29,7 +27,6 @@ class Pages:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._readers: list[ProcessMetrics] = []
         self.by_path: dict[str, Page] = {
             "/metrics": self._metrics,
             "/healthz": self._health,
@@ -38,12 +35,7 @@ class Pages:
 
     async def _metrics(self) -> tuple[int, str, bytes]:
         try:
-            if not self._readers:
-                run_path = self._services.settings.run_path
-                self._readers = await self._services.apart(
-                    lambda: fetch_metrics(run_path, timeout_s=2.0)
-                )
-            snapshots = [each for one in self._readers for each in one.reader.snapshots()]
+            snapshots = await self._services.gauges.snapshots()
             return 200, METRICS_TYPE, prometheus_text(snapshots, NAMESPACE).encode()
         except (NoNodeError, MetricsError) as error:
             return 503, TEXT, f"{error}\n".encode()

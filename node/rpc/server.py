@@ -154,6 +154,9 @@ class Server:
         """The body, None if it is larger than it may be; then most of it was never read."""
         if (request.content_length or 0) > self._max_body:
             return None
+        if request.content.is_eof():  # it came with the head, as small ones do
+            body = request.content.read_nowait()
+            return body if len(body) <= self._max_body else None
         pieces: list[bytes] = []
         size = 0
         async for piece in request.content.iter_any():

@@ -17,6 +17,7 @@ from node.address import AddressFormatError, decode_address
 from node.block import Block
 from node.query import BlockRow, Blocks, BlocksAre, HeightIs, HeightOf
 from node.rpc.asking import Asking
+from node.rpc.gauges import Gauges
 from node.rpc.jsonrpc import Code, RpcError
 from node.rpc.submitting import Submitter
 from node.rpc.waiting import Finalities
@@ -41,6 +42,7 @@ class Services:
     finalities: Finalities
     bodies: BlockFiles
     metrics: MetricWriter
+    gauges: Gauges
     executor: Executor
     order: Callable[[bytes], None]
     log: Any

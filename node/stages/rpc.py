@@ -26,6 +26,7 @@ from node.query import Status, Statuses, StatusesAre
 from node.rpc.asking import Asking
 from node.rpc.auth import Authenticator, Cookie
 from node.rpc.calls import Calls
+from node.rpc.gauges import Gauges
 from node.rpc.methods import METHODS as RPC_METHODS
 from node.rpc.pages import Pages
 from node.rpc.server import Server
@@ -99,6 +100,7 @@ class RpcStage(Stage):
             finalities=self._finalities,
             bodies=self._bodies,
             metrics=self.metrics,
+            gauges=Gauges(Path(settings.run_path), self._executor),
             executor=self._executor,
             order=self._order.send,
             log=self._log,

@@ -28,6 +28,7 @@ from node.newcomers import parse
 from node.query import NEWS, NewBlock, Status, Statuses, StatusesAre, Told, encode
 from node.rpc.asking import Asking
 from node.rpc.calls import Calls
+from node.rpc.gauges import Gauges
 from node.rpc.jsonrpc import parse_body
 from node.rpc.methods import METHODS
 from node.rpc.services import Services
@@ -117,6 +118,7 @@ class RpcWorld:
             submitter=self._submitter,
             finalities=finalities,
             bodies=BlockFiles(where.blocks, self.chain.id),
+            gauges=Gauges(where.run, self._executor),
             metrics=MetricWriter(memoryview(bytearray(REGION_BYTES)), METRICS),
             executor=self._executor,
             order=self.orders.append,

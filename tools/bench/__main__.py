@@ -21,11 +21,13 @@ import orjson
 import typer
 from rich.console import Console
 
-from tools.bench import devnet, rounds
+from tools.bench import devnet, rounds, surface
 from tools.bench.devnet_plan import DEVNET_QUICK, DevnetScale, figures
 from tools.bench.errors import BenchError, BenchFailed, BenchInterrupted
 from tools.bench.figures import table
 from tools.bench.plan import QUICK, Scale
+from tools.bench.surface_plan import FIGURES as SURFACE_FIGURES
+from tools.bench.surface_plan import SURFACE_QUICK, SurfaceScale
 from tools.bench.workloads import Workbench
 
 STATUS_FAILED = 1
@@ -163,6 +165,61 @@ def devnet_command(
         console.print(f"not measured: {key} ({why})", style="yellow", soft_wrap=True)
     if keep:
         tell(f"everything is left in {directory}")
+
+
+@app.command("surface")
+def surface_command(
+    rounds_: Annotated[
+        int | None,
+        typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long each side of a comparison is measured [default: 10]."),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where to put workload and nodes; a real disk [default: a new one]."),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave them there; the workload can be used again."),
+    ] = False,
+) -> None:
+    """Measure what wallets and operators see: JSON-RPC beside the bare HTTP library, its latency
+    at full load, payments sent through it, and what a flood of calls or a monitor does to the node.
+    """
+    scale = SURFACE_QUICK if quick else SurfaceScale()
+    scale = dataclasses.replace(
+        scale,
+        rounds=scale.rounds if rounds_ is None else rounds_,
+        seconds=scale.seconds if seconds is None else seconds,
+    )
+    _check_json(json)
+    bench = Workbench(_working_directory(work), keep=keep)
+    began = time.monotonic()
+    tell = _teller(began)
+    try:
+        outcome = surface.run(bench, scale, only or (), tell)
+    except KeyboardInterrupt:
+        raise BenchInterrupted("interrupted; nothing is left behind") from None
+    finally:
+        bench.clean()
+    _write(json, outcome.as_json(["time-bench", *sys.argv[1:]]))
+    title = _title(scale.rounds, scale.quick, outcome.machine, time.monotonic() - began)
+    found = [one["figures"] for one in outcome.rounds]
+    _console().print(table(outcome.figures, found, title, SURFACE_FIGURES))
+    if keep:
+        tell(f"everything is left in {bench.work}")
 
 
 def _check_json(json: Path | None) -> None:

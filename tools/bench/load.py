@@ -6,11 +6,12 @@ verdict was right. Owns the generator's process, which is gone when the call ret
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -71,11 +72,7 @@ def run_load(
     ``memory`` samples it, too. Raises BenchFailed when a verdict was wrong, missing or double, or
     not everything sent became final.
     """
-    report_path = node.datadir.with_name(node.datadir.name + ".load.json")
-    log_path = report_path.with_suffix(".log")
-    command = [sys.executable, "-m", "tools.loadgen", "run", str(workload)]
-    command += ["--datadir", str(node.datadir), "--count", str(transactions)]
-    command += ["--json", str(report_path), *options]
+    report_path, log_path, command = _command(node, workload, transactions, options)
     samples = []
     with log_path.open("wb") as log, _generator(command, log) as generator:
         began = looked = time.monotonic()
@@ -95,6 +92,51 @@ def run_load(
     report = orjson.loads(report_path.read_bytes())
     check_report(report, transactions)
     return LoadResult(report, samples, 100 * watched)
+
+
+class RunningLoad:
+    """A load beside which something else is measured, with more options of time-load; entering
+    the context starts it, leaving ends it now.
+    """
+
+    def __init__(self, node: RunningNode, workload: Path, transactions: int, *options: str) -> None:
+        self._command = _command(node, workload, transactions, options)
+        self._open = ExitStack()
+
+    def __enter__(self) -> RunningLoad:
+        _, log_path, command = self._command
+        with log_path.open("wb") as log:
+            self._generator = self._open.enter_context(_generator(command, log))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def check(self) -> None:
+        """Raise BenchFailed if the load is over."""
+        if self._generator.poll() is not None:
+            raise BenchFailed(
+                "the load was over before the measurement was: the node failed, or is faster than "
+                f"any was when the workload was sized; time-load: {_last_line(self._command[1])}"
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Let it send no more and wait until what was sent is final; returns its report.
+
+        Raises BenchFailed when a verdict was wrong, missing or double, or not all became final.
+        """
+        report_path, log_path, _ = self._command
+        self.check()
+        self._generator.send_signal(signal.SIGINT)
+        try:
+            status = self._generator.wait(LOAD_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise BenchFailed(f"a load did not end; see {log_path}") from None
+        if status not in (0, _STATUS_WRONG):
+            raise BenchFailed(f"time-load failed: {_last_line(log_path)}")
+        report: dict[str, Any] = orjson.loads(report_path.read_bytes())
+        check_report(report, int(report["counts"]["sent"]))
+        return report
 
 
 def check_report(report: dict[str, Any], transactions: int) -> None:
@@ -140,6 +182,17 @@ def verdict_latencies_ns(
                 raise BenchFailed(f"transaction {number} was answered {answer!r}, not ADMITTED")
             time.sleep(pause_s)
     return latencies
+
+
+def _command(
+    node: RunningNode, workload: Path, transactions: int, options: Sequence[str]
+) -> tuple[Path, Path, list[str]]:
+    """Where the report and the log of a load go, and its command line."""
+    report_path = node.datadir.with_name(node.datadir.name + ".load.json")
+    command = [sys.executable, "-m", "tools.loadgen", "run", str(workload)]
+    command += ["--datadir", str(node.datadir), "--count", str(transactions)]
+    command += ["--json", str(report_path), *options]
+    return report_path, report_path.with_suffix(".log"), command
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from node.rpc.jsonrpc import (
     MAX_DEPTH,
     MAX_VALUES,
+    SMALL_BYTES,
     Code,
     Request,
     RpcError,
@@ -99,6 +100,8 @@ def test_a_bad_request_in_a_batch_is_alone_in_being_refused() -> None:
         b'{"id": 1e' + b"9" * 100 + b', "method": "m"}',
         b'{"id": 1e' + b"9" * 30 + b', "method": "m"}',
         b'{"method": "m", "params": [{"address": 1, "address": 2}]}',  # one would become a fee
+        b'{"id": 1e' + b"9" * 20 + b', "method": "m"}',
+        b'{"method": "m", "method": "n"}',
         b"\xef\xbb\xbf{}",
         '{"method": "m"}'.encode("utf-16"),
         b"[" * 100_000,
@@ -191,6 +194,26 @@ def test_any_bytes_are_requests_or_refused(body: bytes) -> None:
     except RpcError:
         return
     answer(parsed)
+
+
+NUMBERS = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,21})(\.[0-9]{1,9})?([eE][+-]?[0-9]{1,20})?", fullmatch=True
+)
+
+
+@given(
+    st.binary(max_size=200)
+    | JSON.map(lambda each: json.dumps(each).encode())
+    | st.lists(NUMBERS, max_size=3).map(lambda each: f"[{','.join(each)}]".encode())
+)
+def test_small_bodies_are_read_as_long_ones_are(body: bytes) -> None:
+    def read(text: bytes) -> str:
+        try:
+            return repr(loads(text))  # tells 1 from 1.0, and an integer from a decimal
+        except RpcError as error:
+            return error.message
+
+    assert read(body) == read(body + b" " * SMALL_BYTES)
 
 
 @given(ALMOST | st.lists(ALMOST, max_size=5))
