@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 import threading
 from collections.abc import Iterator
@@ -291,6 +293,26 @@ def test_a_killed_rpc_comes_back_and_nobody_else_notices(
         pay(client, funds, 7)
     finally:
         client.close()
+
+
+def test_the_height_is_told_while_the_ledger_is_busy(
+    rpc: RpcClient, funds: Funds, node: RunningNode
+) -> None:
+    """``consensus`` stands still, as in a long commit: nobody need wait for the height."""
+    sent = pay(rpc, funds, 480)
+    height = rpc.call("gettransaction", sent)["blockheight"]
+    assert page(node.rpc, "/metrics")[0] == 200  # now rpc knows where the height lies
+    pid = node.pid("consensus")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert rpc.call("getblockcount") >= height
+        assert refusal(rpc, "getbestblockhash") == -28
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for number in range(481, 486):
+        final = rpc.call("waittransactionfinality", pay(rpc, funds, number))
+        assert rpc.call("getblockcount") >= final["blockheight"]
 
 
 def test_the_ledger_may_die_under_a_question(

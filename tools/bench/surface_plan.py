@@ -37,10 +37,10 @@ ORDER: Final = (0, 1, 1, 0)
 ROOM_PER_S: Final = {"avx512": 70_000, "nacl": 30_000}
 """Payments a second that no node will finalise here, for the size of the workload."""
 
-CHANGE_S: Final = 3.0
+CHANGE_S: Final = 2.0
 """Of load for each phase beside the measured time: to begin, to wait for a block at both ends."""
 
-GOES_ON_S: Final = 4.0
+GOES_ON_S: Final = 3.0
 """Of load before the first phase and after the last."""
 
 _HIGHER, _LOWER = Better.HIGHER, Better.LOWER
