@@ -13,8 +13,11 @@ import sys
 def main() -> None:
     """Run ``timed`` with the arguments of this process, and exit."""
     from node.commands import entry
+    from pipeline.streams import let_go_of_lost_streams
 
-    sys.exit(entry.run(sys.argv[1:]))
+    status = entry.run(sys.argv[1:])
+    let_go_of_lost_streams()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

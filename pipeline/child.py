@@ -32,6 +32,7 @@ from pipeline.metrics import ProcessMetricsLayout
 from pipeline.placement import ProcessSpec
 from pipeline.segment import MappedSegment, map_segment
 from pipeline.signals import STOP_SIGNALS
+from pipeline.streams import let_go_of_lost_streams
 from pipeline.topology import Topology, TrayDims
 
 DEFAULT_RUNNER = "pipeline.stage:run"
@@ -152,6 +153,7 @@ def child_main(launch: Launch) -> None:
     except Exception:
         traceback.print_exc()
         _exit_now(FAILED_EXIT_STATUS)
+    let_go_of_lost_streams()
     sys.exit(status)
 
 

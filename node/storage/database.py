@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,14 @@ class Database:
         self.synced = synced()
 
     def close(self) -> None:
-        """Close it and let go of its lock."""
-        for family in self.families.values():
-            family.close()
-        self.rocks.close()
+        """Close it and let go of its lock.
+
+        RocksDB writes out what is in memory first, and a full disk has no room for that: it is in
+        the log of the store already, and read from there at the next opening.
+        """
+        for each in (*self.families.values(), self.rocks):
+            with suppress(Exception):  # the binding raises nothing more exact
+                each.close()
         self.handles.clear()  # every handle keeps the database alive, and with it the lock
 
 

@@ -20,6 +20,7 @@ from node import datadir
 from node.commands.entry import locate
 from node.errors import UsageError
 from pipeline.errors import OperatorError
+from pipeline.streams import let_go_of_lost_streams
 from tools.monitor.frame import Size
 from tools.monitor.session import Nodes, json_frames, json_once, live, once
 from tools.monitor.terminal import Terminal
@@ -141,7 +142,6 @@ def run(arguments: list[str]) -> int:
         if not isinstance(error, BrokenPipeError):
             with suppress(OSError):
                 _complain(f"{error}; is the terminal gone?", STATUS_GONE)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
         return STATUS_GONE
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
@@ -161,7 +161,9 @@ def _complain(message: str, status: int) -> int:
 
 def main() -> None:
     """The console script ``time-monitor``."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    let_go_of_lost_streams()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -156,3 +156,28 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert int(height) <= store.tip.height <= int(height) + 1
     assert store.supply() > 0
     store.close()
+
+
+CLOSE = """
+import random, resource, sys
+from pathlib import Path
+from bodies import block_of, payment
+from node.storage.blockfile import BodyLocation
+from node.storage.chain import ChainStore
+path, identity = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
+store = ChainStore(path, identity, cache_mb=4, write_buffer_mb=4)
+random_ = random.Random(9)
+block = block_of([payment([random_.randbytes(33)], 2, random_) for _ in range(500)],
+    identity[:16], height=store.tip.height + 1, previous=store.tip.block_id)
+store.commit(block, BodyLocation(0, 64, 1), b"")
+free = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, free[1]))
+store.close()
+resource.setrlimit(resource.RLIMIT_FSIZE, free)
+store = ChainStore(path, identity, cache_mb=4, write_buffer_mb=4)
+print(store.tip.height)
+"""
+
+
+def test_a_full_disk_does_not_keep_a_store_open(tmp_path: Path) -> None:
+    assert run_apart(CLOSE, create(tmp_path), ID.hex()).split() == ["1"]
