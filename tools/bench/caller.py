@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from tools.bench.questions import BlockCounts, Payments, Questions, WrongAnswer
 from tools.cli.places import Place
 from tools.loadgen.workload_file import Workload
 
+LISTENS_S: Final = 30.0  # after the node is ready
 BEGIN_TIMEOUT_S: Final = 60.0  # a node that was just started, on a loaded machine
 END_TIMEOUT_S: Final = 40.0  # longer than an answer may take
 STOP: Final = b"stop\n"
@@ -96,13 +98,21 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 def server_of(datadir: Path) -> Server:
-    """The running node with this data directory; raises BenchFailed if it has no password."""
+    """The running node with this data directory, as soon as it listens.
+
+    A node is ready before its expendable stages are. Raises BenchFailed if it does not listen.
+    """
     access = Place(datadir=datadir).access()
-    try:
-        password = access.cookie.read_bytes()
-    except OSError as error:
-        raise BenchFailed(f"cannot read {access.cookie}: {error.strerror}") from None
-    return Server(access.host, access.port, basic(password))
+    deadline_s = time.monotonic() + LISTENS_S
+    while True:
+        try:
+            socket.create_connection((access.host, access.port), LISTENS_S).close()
+            return Server(access.host, access.port, basic(access.cookie.read_bytes()))
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                reason = error.strerror or str(error)
+                raise BenchFailed(f"{datadir} answers no JSON-RPC: {reason}") from None
+            time.sleep(0.05)
 
 
 def basic(password: bytes) -> str:

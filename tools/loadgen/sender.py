@@ -13,12 +13,14 @@ from __future__ import annotations
 import ctypes
 import resource
 import select
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import numpy.typing as npt
@@ -210,6 +212,7 @@ class _Loop:
 
         self._next = 0  # the first transaction that was never sent
         self._stop_at = ledger.count
+        self._interrupted = False
         self._requests = 0
         self._outstanding: dict[bytes, _Request] = {}
         self._superseded: dict[bytes, _Request] = {}  # repeated or given up; answers may still come
@@ -278,16 +281,30 @@ class _Loop:
         with _fine_timers():
             used = resource.getrusage(resource.RUSAGE_SELF)
             self._start_ns = time.monotonic_ns()
-            try:
+            with self._hearing_interrupts(), suppress(KeyboardInterrupt):
                 self._run()
-            except KeyboardInterrupt:
-                self._stop_at = self._next
-                with suppress(KeyboardInterrupt):
-                    self._run()
             end = resource.getrusage(resource.RUSAGE_SELF)
             self._cpu_ns = int(
                 (end.ru_utime + end.ru_stime - used.ru_utime - used.ru_stime) * NS_PER_S
             )
+
+    @contextmanager
+    def _hearing_interrupts(self) -> Iterator[None]:
+        """Let the loop see the first interrupt between two turns: what was sent is counted."""
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield  # ignored, or somebody else's
+            return
+
+        def heard(number: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                signal.default_int_handler(number, frame)
+            self._interrupted = True
+
+        former = signal.signal(signal.SIGINT, heard)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
 
     def _run(self) -> None:
         ledger = self._ledger
@@ -307,7 +324,7 @@ class _Loop:
             self._receive_verdicts()
             self._receive_news()
             now = time.monotonic_ns()
-            if stop_ns is not None and now >= stop_ns:
+            if self._interrupted or (stop_ns is not None and now >= stop_ns):
                 self._stop_at = min(self._stop_at, self._next)
             self._send(now)
             if due := now >= housekeeping_ns:
