@@ -44,6 +44,20 @@ app = typer.Typer(
     epilog="Exit status: 0 measured; 1 the node misbehaved; 2 not carried out; 130 interrupted.",
 )
 
+Rounds = Annotated[
+    int | None,
+    typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
+]
+Quick = Annotated[
+    bool,
+    typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
+]
+Json = Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
+]
+
 
 @app.callback()
 def _options() -> None:
@@ -52,10 +66,7 @@ def _options() -> None:
 
 @app.command("node")
 def node_command(
-    rounds_: Annotated[
-        int | None,
-        typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
-    ] = None,
+    rounds_: Rounds = None,
     seconds: Annotated[
         float | None,
         typer.Option(help="How long each load lasts, at least [default: 10]."),
@@ -64,15 +75,9 @@ def node_command(
         int | None,
         typer.Option(help="How many transactions each load has, at least [default: 300000]."),
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
-    ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
-    ] = None,
+    quick: Quick = False,
+    json: Json = None,
+    only: Only = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Where to put workloads and nodes; a real disk [default: a new one]."),
@@ -113,22 +118,13 @@ def devnet_command(
     nodes: Annotated[
         int | None, typer.Option(help="Validators on this machine [default: 4].")
     ] = None,
-    rounds_: Annotated[
-        int | None,
-        typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
-    ] = None,
+    rounds_: Rounds = None,
     seconds: Annotated[
         float | None, typer.Option(help="How long each load lasts [default: 10].")
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
-    ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
-    ] = None,
+    quick: Quick = False,
+    json: Json = None,
+    only: Only = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Where to put chains and nodes; a real disk [default: a new one]."),
@@ -169,23 +165,14 @@ def devnet_command(
 
 @app.command("surface")
 def surface_command(
-    rounds_: Annotated[
-        int | None,
-        typer.Option("--rounds", help="How often everything is measured, in turns [default: 3]."),
-    ] = None,
+    rounds_: Rounds = None,
     seconds: Annotated[
         float | None,
         typer.Option(help="How long each side of a comparison is measured [default: 10]."),
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Try the benchmark itself: small loads, figures worthless."),
-    ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the outcome to this file, too.")] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Measure only what gives this figure (* for any letters); repeatable."),
-    ] = None,
+    quick: Quick = False,
+    json: Json = None,
+    only: Only = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Where to put workload and nodes; a real disk [default: a new one]."),
