@@ -36,7 +36,7 @@ BURST = 256  # descriptors handled in one turn
 ITEM_OVERHEAD_BYTES = 8  # what an item weighs in the queue beside its bytes
 U32_MASK = 0xFFFF_FFFF
 NO_LABEL = Label()
-SPLIT_WAYS = 16  # parts of a killing tray: of 256 items one is found by four deaths, not by ten
+SPLIT_WAYS = 16  # parts of a killing tray: of 512 items one is found by five deaths, not by eleven
 
 
 class Request(Protocol):

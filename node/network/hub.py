@@ -84,6 +84,8 @@ class Hub:
 
         Without ``chores`` only what peers have sent is handled, and not what is due by the clock.
         """
+        if not chores and self._reactor.is_quiet():
+            return 0
         board = self._board
         board.now_ns = max(now_ns, board.now_ns)
         handled = self._reactor.poll(board.now_ns, self._chores if chores else _no_chores)

@@ -183,6 +183,10 @@ class Reactor:
             ends.append(self._listener_resume_ns)
         return min(ends, default=None)
 
+    def is_quiet(self) -> bool:
+        """Whether a poll without chores would find nothing to do."""
+        return not self._epoll.poll(0, 1)
+
     def wake(self) -> None:
         """Make the descriptor readable until the next poll."""
         if not self._polling:
