@@ -1,9 +1,9 @@
 """The unspent outputs once more, by owner: column family `addresses`.
 
 Used by ``node.storage.chain``, which gives each block and its write batch, so the index is at the
-height of the store, whatever kills the process. May be switched off, and is then empty. Switched
-on it is built from all outputs; a death in the middle of that leaves it off, and the next opening
-begins again.
+height of the store, whatever kills the process. A new store has it. May be switched off, and is
+then empty. Switched on again it is built from all outputs; a death in the middle of that leaves it
+off, and the next opening begins again.
 
 A key has the owner's first eight bytes only, and no value: a commit pays for every byte, a question
 reads the outputs themselves, and there sees whose they are.
@@ -22,7 +22,7 @@ from node.storage.changes import OWNER_KEY_BYTES, OWNER_PREFIX_BYTES
 from node.storage.database import FILL_AT_ONCE, Database, exhaust
 from node.storage.entries import META_ADDRESSES
 
-_COMPLETE = bytes((OWNER_KEY_BYTES,))  # keys of another length: not this index, but an earlier one
+COMPLETE = bytes((OWNER_KEY_BYTES,))  # what META_ADDRESSES is then; else the keys are not these
 _END = b"\xff" * 128  # above every key there ever was
 
 
@@ -31,7 +31,7 @@ class OwnerIndex:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.on: bool = database.rocks.get(META_ADDRESSES) == _COMPLETE
+        self.on: bool = database.rocks.get(META_ADDRESSES) == COMPLETE
 
     def switch(self, wanted: bool, outputs: Iterator[tuple[bytes, bytes]]) -> None:
         """Build the index from all (outpoint, output), or remove it; nothing if it is so."""
@@ -52,7 +52,7 @@ class OwnerIndex:
                 batch.put(key, b"", handles["addresses"])
             rocks.write(batch)
         batch = WriteBatch(raw_mode=True)
-        batch.put(META_ADDRESSES, _COMPLETE, handles["default"])
+        batch.put(META_ADDRESSES, COMPLETE, handles["default"])
         rocks.write(batch, self._database.synced)
         self.on = True
 

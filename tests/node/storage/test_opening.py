@@ -201,6 +201,7 @@ def test_a_store_of_format_2_gets_what_it_lacks(tmp_path: Path) -> None:
         store.commit(block, NOWHERE, b"")
         ids.append(store.tip.block_id)
     store._db.put(b"format", (2).to_bytes(4, "little"))
+    store._db.delete(b"addresses")
     store.close()
     families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
     database = Rdict(str(path), Options(raw_mode=True), column_families=families)

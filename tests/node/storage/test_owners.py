@@ -81,7 +81,7 @@ def test_any_commits_and_openings(history: list[Step], size: int) -> None:
     """Owners that the index cannot tell apart, outputs spent where they were made, switching."""
     with tempfile.TemporaryDirectory() as directory:
         path = create(Path(directory))
-        on = False
+        on = True
         unspent = {
             allocation_outpoint(n, SALT): ALLOCATIONS[40 * n : 40 * n + 40] for n in range(600)
         }
