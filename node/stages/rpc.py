@@ -10,6 +10,7 @@ written.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -44,6 +45,7 @@ from pipeline.stage import Input, Stage
 
 BURST_ANSWERS = 64  # of consensus, in one turn
 BURST_VERDICTS = 16  # messages of net
+GARBAGE_AFTER = 20_000  # objects: aiohttp makes many a request and few cycles; 700 cost a tenth
 THREADS = 2  # for what waits: the supervisor's socket, the file of bans, many signatures
 
 METRICS = MetricSet.of(
@@ -78,6 +80,7 @@ class RpcStage(Stage):
     def __init__(self, context: StageContext) -> None:
         settings = context.settings
         assert isinstance(settings, NodeSettings)
+        gc.set_threshold(GARBAGE_AFTER)
         self.metrics = MetricWriter(context.metrics.view, METRICS, incarnation=context.incarnation)
         self._log = logs.configure(settings.log_level, settings.log_format, "rpc")
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
