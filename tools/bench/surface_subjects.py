@@ -24,6 +24,7 @@ from tools.bench.samples import NS_PER_US, Sample
 from tools.bench.surface_plan import (
     BATCH,
     CLIENTS,
+    LIVES,
     ORDER,
     SENDERS,
     STEADY_CLIENTS,
@@ -53,7 +54,7 @@ class Phase:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-Side = Callable[[], AbstractContextManager[Phase]]
+Side = Callable[[RunningNode], AbstractContextManager[Phase]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +175,11 @@ def sending(surface: Surface) -> Measured:
 
 def flood(surface: Surface) -> Measured:
     """Payments finalised flat out while clients flood rpc, beside the same flood elsewhere."""
-    with surface.node() as node, surface.load(node) as load:
-        sides = [
-            _flooding(surface, server)
-            for server in (surface.trivial.server, server_of(node.datadir))
-        ]
-        trivial, rpc = compare(node, load, sides, surface.scale)
+    trivial, rpc = compare(
+        surface,
+        lambda node: _flooding(surface, surface.trivial.server),
+        lambda node: _flooding(surface, server_of(node.datadir)),
+    )
     flooded = [
         sum(each["calls"]["answers"] for each in side.details)
         / sum(each["calls"]["elapsed_s"] for each in side.details)
@@ -191,9 +191,7 @@ def flood(surface: Surface) -> Measured:
 
 def monitor(surface: Surface) -> Measured:
     """Payments finalised flat out with a time-monitor attached, beside those without."""
-    with surface.node() as node, surface.load(node) as load:
-        sides = [_alone, lambda: _watched(node.datadir)]
-        alone, watched = compare(node, load, sides, surface.scale)
+    alone, watched = compare(surface, lambda node: _alone(), lambda node: _watched(node.datadir))
     seconds = sum(each["seconds"] for each in watched.details)
     cpu_percent = 100.0 * sum(each["cpu_s"] for each in watched.details) / seconds
     frames_per_s = sum(each["frames"] for each in watched.details) / seconds
@@ -223,15 +221,12 @@ def _watched(datadir: Path) -> Iterator[Phase]:
         onlooker.stop()
 
 
-def _flooding(surface: Surface, server: Server) -> Side:
-    @contextmanager
-    def side() -> Iterator[Phase]:
-        surface.caller.begin(Run(server, CLIENTS))
-        phase = Phase()
-        yield phase
-        phase.detail = {"calls": surface.caller.end().as_json()}
-
-    return side
+@contextmanager
+def _flooding(surface: Surface, server: Server) -> Iterator[Phase]:
+    surface.caller.begin(Run(server, CLIENTS))
+    phase = Phase()
+    yield phase
+    phase.detail = {"calls": surface.caller.end().as_json()}
 
 
 # -- payments that become final while something goes on ------------------------------------------
@@ -280,17 +275,17 @@ class SideSum:
         ]
 
 
-def compare(
-    node: RunningNode, load: RunningLoad, sides: Sequence[Side], scale: SurfaceScale
-) -> list[SideSum]:
-    """What became final with each of the two sides, in phases in turns."""
+def compare(surface: Surface, *sides: Side) -> list[SideSum]:
+    """What became final with each of the two sides, in phases in turns, in two lives of a node."""
     sums = [SideSum() for _ in sides]
-    for number in ORDER:
-        with sides[number]() as phase:
-            phase.wait(scale.begin_s)
-            finalised = finalised_while(node, load, scale.phase_s, phase.wait)
-        sums[number].phases.append(finalised)
-        sums[number].details.append(phase.detail)
+    for order in LIVES:
+        with surface.node() as node, surface.load(node) as load:
+            for number in order:
+                with sides[number](node) as phase:
+                    phase.wait(surface.scale.begin_s)
+                    finalised = finalised_while(node, load, surface.scale.phase_s, phase.wait)
+                sums[number].phases.append(finalised)
+                sums[number].details.append(phase.detail)
     return sums
 
 
