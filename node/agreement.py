@@ -79,7 +79,10 @@ class Host(Protocol):
         """Send a validator the certificates of this height and of those above it."""
 
     def commit(self, decision: Commit) -> None:
-        """Apply a decided block durably, with its certificate, and answer `Committed`."""
+        """Announce a decided block, apply it durably, with its certificate, answer `Committed`.
+
+        The log and the block's body are durable by then: after a restart it is asked for again.
+        """
 
     def report(self, misbehaviour: ReportMisbehaviour) -> None:
         """Keep the evidence and tell the operator."""
@@ -223,6 +226,7 @@ class Agreement:
             case SetTimer(timer, delay_ms):
                 self._set_timer(timer, delay_ms)
             case Commit():
+                self._wal.sync()  # a restart comes to the same decision by itself
                 host.commit(effect)
             case ReportMisbehaviour():
                 host.report(effect)

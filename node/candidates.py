@@ -95,8 +95,8 @@ class Candidates:
         self._locations[value] = location
         return True
 
-    def commit(self, value: bytes, certificate: bytes) -> Block:
-        """Apply a durable body's block to the store, in one synced write, and to the mempool.
+    def decided(self, value: bytes) -> Block:
+        """The block that was decided, whose body is durable.
 
         Raises StoreDamaged when the log says that the body is on disk, and it is not.
         """
@@ -105,8 +105,11 @@ class Candidates:
             raise StoreDamaged(
                 f"the body of block {value.hex()} was on disk and is not there", DAMAGED_REMEDY
             )
-        block = self._blocks.get(value) or self._bodies.read(location)
-        self._store.commit(block, location, certificate)
+        return self._blocks.get(value) or self._bodies.read(location)
+
+    def commit(self, value: bytes, block: Block, certificate: bytes) -> None:
+        """Apply the decided block to the store, in one synced write, and to the mempool."""
+        self._store.commit(block, self._locations[value], certificate)
         self._mempool.committed(block.txids, block.transactions)
         self._pinned.pop(value, None)  # taken away with the block's transactions
         for txids in self._pinned.values():
@@ -114,7 +117,6 @@ class Candidates:
         self._pinned.clear()
         self._blocks.clear()
         self._locations.clear()
-        return block
 
     def close(self) -> None:
         """Close the block files."""

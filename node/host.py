@@ -350,19 +350,23 @@ class NodeHost:
         """Nothing: peers are told heights, and whoever is behind asks for blocks."""
 
     def commit(self, decision: Commit) -> None:
-        """Apply the block, tell the world, go on."""
-        began = time.monotonic_ns()
-        certificate = encode(Certified(decision.certificate))
-        arrived_ms = self._sample_arrivals(decision.value)
-        block = self._candidates.commit(decision.value, certificate)
+        """Tell the world of the block, apply it, go on.
+
+        It is final and durable already. Whoever asks about it now is answered after it is applied,
+        by this process or, if that dies before, by the next one.
+        """
+        block = self._candidates.decided(decision.value)
         writer = self._metrics
         writer.set(writer["height"], decision.height)  # before anybody hears of the block
         self._publisher.finalised(decision.value, block)
         self.on_commit(decision.height, decision.value)
-        writer.observe(self._commit_ms, (time.monotonic_ns() - began) // NS_PER_MS)
+        began = time.monotonic_ns()
         now_ms = time.time_ns() // NS_PER_MS
-        for each_ms in arrived_ms:
+        for each_ms in self._sample_arrivals(block):
             writer.observe(self._final_ms, max(0, now_ms - each_ms))
+        certificate = encode(Certified(decision.certificate))
+        self._candidates.commit(decision.value, block, certificate)
+        writer.observe(self._commit_ms, (time.monotonic_ns() - began) // NS_PER_MS)
         writer.add(writer["blocks"], 1)
         writer.add(writer["rounds_failed"], decision.round)
         writer.add(writer["items_out"], len(block.txids))
@@ -378,10 +382,9 @@ class NodeHost:
         self.peers.committed(decision.height)
         self._tell(Committed(decision.height))
 
-    def _sample_arrivals(self, value: bytes) -> list[int]:
+    def _sample_arrivals(self, block: Block) -> list[int]:
         """When some of a block's transactions were admitted here (Unix ms), before they leave."""
-        block = self._candidates.get(value)
-        if block is None or not block.txids:
+        if not block.txids:
             return []
         return self._mempool.arrivals_ms(block.txids[:: -(-len(block.txids) // FINAL_SAMPLE)])
 

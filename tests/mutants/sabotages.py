@@ -287,6 +287,12 @@ SABOTAGES = (
         "            self._wal.sync()\n            self._host.broadcast(message)",
         "            self._host.broadcast(message)\n            self._wal.sync()",
     ),
+    Sabotage(
+        "a decision is announced before it is synced",
+        AGREEMENT,
+        "                self._wal.sync()  # a restart comes to the same decision by itself\n",
+        "",
+    ),
     Sabotage("never syncs the log", AGREEMENT, "            self._wal.sync()\n", ""),
     Sabotage(
         "does not log what it heard",

@@ -234,6 +234,22 @@ def test_a_commit_that_did_not_happen_is_repeated() -> None:
     assert again.desk.take() == [("commit", decision)]
 
 
+def test_what_peers_decided_is_decided_again_whenever_the_power_fails() -> None:
+    node = Node([1, 1, 1, 1], 3)
+    node.pass_ms(TIMES.pace_ms)
+    value = value_of(1, 0)
+    node.tell(Proposal(1, 0, value, -1, 0, signature=SIGNATURE))
+    node.tell(BlockJudged(1, value, True))
+    for validator in (0, 1):
+        node.tell(vote(VoteType.PRECOMMIT, validator, value))
+    node.tell(BodyDurable(1, value))
+    [(what, decision)] = node.tell(vote(VoteType.PRECOMMIT, 2, value))
+    assert what == "commit"  # and now it is announced
+    for seed in range(5):
+        again = Node([1, 1, 1, 1], 3, copy.deepcopy(node.disk).crash(random.Random(seed)))
+        assert ("commit", decision) in again.desk.take()
+
+
 def test_the_log_of_a_committed_height_is_not_replayed() -> None:
     node = Node([1], 0)
     node.decide()
