@@ -84,12 +84,17 @@ class Calls:
 
     async def _outcome(self, request: Request) -> tuple[Any, RpcError | None]:
         services = self._services
-        services.metrics.add(self._called, 1)
+        services.metrics.add(self._called)
         self._numbers += 1
         number = self._numbers
         services.running[number] = request.method[:64], time.monotonic_ns()
         try:
-            return await self._call(request), None
+            if request.error is not None:
+                raise request.error
+            method = self._methods.get(request.method)
+            if method is None:
+                raise RpcError(Code.METHOD_NOT_FOUND, "Method not found")
+            return await method.answer(services, *method.bind(request)), None
         except RpcError as error:
             services.metrics.add(self._failed, 1)
             return None, error
@@ -99,14 +104,6 @@ class Calls:
             return None, RpcError(Code.INTERNAL_ERROR, "Internal error: the node's log says more")
         finally:
             del services.running[number]
-
-    async def _call(self, request: Request) -> Any:
-        if request.error is not None:
-            raise request.error
-        method = self._methods.get(request.method)
-        if method is None:
-            raise RpcError(Code.METHOD_NOT_FOUND, "Method not found")
-        return await method.answer(self._services, *method.bind(request))
 
 
 class _Answers:

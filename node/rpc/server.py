@@ -58,7 +58,10 @@ class Server:
         self._metrics = metrics
         self._log = log
         self._failures = Failures()
+        self._requests = metrics["requests"]
+        self._requests_refused = metrics["requests_refused"]
         self._queued = 0
+        self._max_queued = settings.workers + settings.work_queue
         self._workers = asyncio.Semaphore(settings.workers)
         self._max_body = settings.max_body_kb * 1024
         self._http = web.Server(
@@ -103,41 +106,37 @@ class Server:
     # -- a request -------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._metrics.add(self._metrics["requests"], 1)
+        self._metrics.add(self._requests)
         try:
-            response = await self._respond(request)
+            if request.raw_path == "/" and request.method == "POST":
+                response = await self._calling(request)
+            else:
+                response = await self._asking(request)
         finally:
             self._door.answered(request.transport)
         if response.status >= 400:
-            self._metrics.add(self._metrics["requests_refused"], 1)
+            self._metrics.add(self._requests_refused)
         return response
 
-    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path in self._pages:
-            return await self._page(request)
-        if request.path not in ("/", ""):
-            return _plain(404, "not here: JSON-RPC is at /\n")
-        if request.method != "POST":
-            response = _plain(405, "JSONRPC server handles only POST requests\n")
-            response.headers["Allow"] = "POST"
-            return response
-        if self._auth.user(request.headers.get("Authorization")) is None:
+    async def _calling(self, request: web.BaseRequest) -> web.StreamResponse:
+        """JSON-RPC."""
+        headers = request.headers
+        if self._auth.user(headers.get("Authorization")) is None:
             return await self._refuse_password(request)
-        body = await self._body(request)
-        if body is None:
+        content = request.content
+        # Small ones came with the head.
+        body = content.read_nowait() if content.is_eof() else await self._body(request)
+        if body is None or len(body) > self._max_body:
             return _closing(_plain(413, f"a body has {self._max_body:,} bytes at most\n"))
         self._door.arrived(request.transport)
-        agent = request.headers.get("User-Agent", "")
-        return await self._call(body, whole=agent.startswith(OLD_AGENT))
-
-    async def _call(self, body: bytes, *, whole: bool) -> web.StreamResponse:
+        whole = headers.get("User-Agent", "").startswith(OLD_AGENT)
         try:
             parsed = parse_body(body)
             del body
             if self._calls.waits(parsed):
                 status, answer = await self._calls.answer(parsed, whole=whole)
             else:
-                if self._queued >= self._settings.workers + self._settings.work_queue:
+                if self._queued >= self._max_queued:
                     return _plain(503, "Work queue depth exceeded\n")
                 self._queued += 1
                 try:
@@ -154,9 +153,6 @@ class Server:
         """The body, None if it is larger than it may be; then most of it was never read."""
         if (request.content_length or 0) > self._max_body:
             return None
-        if request.content.is_eof():  # it came with the head, as small ones do
-            body = request.content.read_nowait()
-            return body if len(body) <= self._max_body else None
         pieces: list[bytes] = []
         size = 0
         async for piece in request.content.iter_any():
@@ -165,6 +161,18 @@ class Server:
                 return None
             pieces.append(piece)
         return b"".join(pieces)
+
+    async def _asking(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Everything else that may be asked here."""
+        if request.path in self._pages:
+            return await self._page(request)
+        if request.path not in ("/", ""):
+            return _plain(404, "not here: JSON-RPC is at /\n")
+        if request.method == "POST":
+            return await self._calling(request)  # to / in another spelling
+        response = _plain(405, "JSONRPC server handles only POST requests\n")
+        response.headers["Allow"] = "POST"
+        return response
 
     async def _refuse_password(self, request: web.BaseRequest) -> web.StreamResponse:
         failed = self._failures.failed(time.monotonic_ns())
