@@ -81,7 +81,7 @@ class Host(Protocol):
     def commit(self, decision: Commit) -> None:
         """Announce a decided block, apply it durably, with its certificate, answer `Committed`.
 
-        The log and the block's body are durable by then: after a restart it is asked for again.
+        The certificate is durable by then, in the log, and so is the block's body.
         """
 
     def report(self, misbehaviour: ReportMisbehaviour) -> None:
@@ -225,8 +225,9 @@ class Agreement:
                 host.send_decisions(validator, height)
             case SetTimer(timer, delay_ms):
                 self._set_timer(timer, delay_ms)
-            case Commit():
-                self._wal.sync()  # a restart comes to the same decision by itself
+            case Commit(height, _, _, certificate):
+                self._wal.append(height, Certified(certificate))
+                self._wal.sync()
                 host.commit(effect)
             case ReportMisbehaviour():
                 host.report(effect)

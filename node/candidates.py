@@ -85,7 +85,7 @@ class Candidates:
 
     def persist(self, value: bytes) -> bool:
         """Make a body durable; False when it is not here (its builder crashed before this)."""
-        if value in self._locations:
+        if self.is_durable(value):
             return True
         block = self._blocks.get(value)
         if block is None:
@@ -94,6 +94,10 @@ class Candidates:
         self._bodies.sync()
         self._locations[value] = location
         return True
+
+    def is_durable(self, value: bytes) -> bool:
+        """Whether the body of this valid block is on disk."""
+        return value in self._locations
 
     def decided(self, value: bytes) -> Block:
         """The block that was decided, whose body is durable.

@@ -31,6 +31,7 @@ from node.consensus.messages import (
     Proposal,
     TransactionsWaiting,
     Vote,
+    VoteType,
 )
 from node.consensus.wire import decode, encode
 from node.datadir import ensure_directory
@@ -134,6 +135,12 @@ class NodeHost:
         )
         ensure_directory(Path(settings.wal_path))
         self._wal = Wal(Directory(Path(settings.wal_path)), settings.genesis_id)
+        self._body_ms = metrics["body_ms"]
+        self._sign_ms = metrics["sign_ms"]
+        self._commit_ms = metrics["commit_ms"]
+        self._final_ms = metrics["final_ms"]
+        self.on_commit: Callable[[int, bytes], None] = _nobody
+        self._finish_what_was_announced()
         self.peers = PeerHost(
             self, peers, settings.genesis, store, self._bodies, mempool, log, ask_signer
         )
@@ -146,13 +153,8 @@ class NodeHost:
         self._heard_ns: dict[int, int] = {}  # validator -> when it was heard last; bounded by them
         self._silent_ns = max(HEARD_NS, HEARD_PACES * settings.empty_pace_ms * NS_PER_MS)
         self._awaiting = 0  # the height for which transactions are awaited, 0 for none
-        self.on_commit: Callable[[int, bytes], None] = _nobody
         self._limit = BlockLimit(settings.genesis.max_block_transactions)
         self._unsigned = SignQueue(ask_signer, lambda: not self.peers.behind)
-        self._body_ms = metrics["body_ms"]
-        self._sign_ms = metrics["sign_ms"]
-        self._commit_ms = metrics["commit_ms"]
-        self._final_ms = metrics["final_ms"]
 
     # -- what others may know --------------------------------------------------------------------
 
@@ -350,7 +352,15 @@ class NodeHost:
         """Nothing: peers are told heights, and whoever is behind asks for blocks."""
 
     def commit(self, decision: Commit) -> None:
-        """Tell the world of the block, apply it, go on.
+        """Finish the height and go on."""
+        transactions = self._finish(decision)
+        self._lost_bodies.clear()
+        self._learn_pace(transactions)
+        self.peers.committed(decision.height)
+        self._tell(Committed(decision.height))
+
+    def _finish(self, decision: Commit) -> int:
+        """Tell the world of a block, then apply it; returns how many transactions it has.
 
         It is final and durable already. Whoever asks about it now is answered after it is applied,
         by this process or, if that dies before, by the next one.
@@ -377,10 +387,20 @@ class NodeHost:
             transactions=len(block.txids),
             block=decision.value.hex(),
         )
-        self._lost_bodies.clear()
-        self._learn_pace(len(block.txids))
-        self.peers.committed(decision.height)
-        self._tell(Committed(decision.height))
+        return len(block.txids)
+
+    def _finish_what_was_announced(self) -> None:
+        """Apply the block that an earlier life decided, if it ended before the store had it."""
+        height = self._store.tip.height + 1
+        for message in self._wal.recover(height):
+            if not isinstance(message, Certified):
+                continue
+            certificate = message.certificate
+            value = certificate.value
+            if certificate.type is VoteType.PRECOMMIT and self._candidates.is_durable(value):
+                self._log.info("block_finished", height=height, block=value.hex())
+                self._finish(Commit(height, certificate.round, value, certificate))
+                return
 
     def _sample_arrivals(self, block: Block) -> list[int]:
         """When some of a block's transactions were admitted here (Unix ms), before they leave."""

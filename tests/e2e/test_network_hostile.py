@@ -5,19 +5,17 @@ peers.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psutil
 import pytest
 from devnet import Devnet, wait_until
 from hostile_peers import CROWD, Attack
+from sites import site
 
 from node.consensus.messages import Proposal, Vote
 from node.consensus.wire import decode
@@ -29,7 +27,6 @@ from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore
 
 pytestmark = pytest.mark.timeout(240)
-SUPPORT = Path(__file__).parents[1] / "support"
 HONEST = (0, 1, 2)
 LIAR = 3
 VICTIM = 0
@@ -49,15 +46,6 @@ def net(tmp_path: Path) -> Iterator[Devnet]:
     network = {"max_inbound": MAX_INBOUND, "max_outbound": 0}
     with Devnet(tmp_path, 4, transactions=2_000, block=BLOCKS, network=network) as devnet:
         yield devnet
-
-
-@contextmanager
-def site(name: str, **variables: str) -> Iterator[None]:
-    """Let nodes that are started within import a sitecustomize of ours."""
-    before = filter(None, [os.environ.get("PYTHONPATH")])
-    path = os.pathsep.join([str(SUPPORT / name), *before])
-    with patch.dict(os.environ, PYTHONPATH=path, **variables):
-        yield
 
 
 def launch_liar(net: Devnet, lies: str) -> None:

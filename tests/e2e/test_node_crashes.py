@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 from running_node import RunningNode, prepare
+from sites import site
+
+from node.block import BlockHeader
+from node.genesis import genesis_id, read_genesis
+from node.params import BLOCK_HEADER_BYTES, ID_BYTES
+from node.storage.chain import ChainStore
 
 TRANSACTIONS = 24_000
 PATIENT = ("--drain-timeout", "60")  # seconds without news: a restart is none
@@ -123,6 +130,48 @@ def test_nothing_that_was_final_is_lost_when_everything_is_killed(node: RunningN
     output, _ = load.communicate(timeout=200)
     assert load.returncode == 0, output + node.log.read_text()
     assert node.stop() == 0
+    chain_is_sound(node)
+
+
+def announced(news: zmq.Socket[bytes], height: int) -> bytes:
+    """The id of the block of this height, which is waited for."""
+    while True:
+        assert news.poll(30_000), "nothing is announced"
+        _, body, _ = news.recv_multipart()
+        if BlockHeader.decode(body[ID_BYTES : ID_BYTES + BLOCK_HEADER_BYTES]).height == height:
+            return body[:ID_BYTES]
+
+
+@pytest.mark.timeout(300)
+def test_an_announced_block_stays_though_its_commit_was_killed(
+    tmp_path: Path, workload: Path
+) -> None:
+    heard = tmp_path / "heard"
+    node = RunningNode(tmp_path, workload)
+    with site("dying_site", TIMED_DIES_AT="3", TIMED_DIES_WHEN=str(heard)):
+        node.launch()
+    try:
+        node.wait_until(node.all_ready)
+        with zmq.Context() as context, context.socket(zmq.SUB) as news:
+            news.connect(node.notify)
+            news.subscribe(b"finalised")
+            some = ("--count", "6000", "--rate", "2000")
+            load = node.load(*some, "--resubmit", "--answer-timeout", "3", *PATIENT)
+            block_id = announced(news, 3)
+            victim = node.pid("consensus")
+            heard.touch()
+            node.wait_until(heard.with_suffix(".died").exists)
+            node.wait_until(lambda: node.pid("consensus") not in (None, victim))
+        output, _ = load.communicate(timeout=200)
+        assert load.returncode == 0, output + node.log.read_text()
+        assert node.stop() == 0
+    finally:
+        node.end()
+    assert '"block_finished"' in node.log.read_text()
+    identity = genesis_id(read_genesis(workload / "genesis.json"))
+    store = ChainStore(node.datadir / "store", identity)
+    assert store.block_id(3) == block_id
+    store.close()
     chain_is_sound(node)
 
 

@@ -290,10 +290,21 @@ SABOTAGES = (
     Sabotage(
         "a decision is announced before it is synced",
         AGREEMENT,
-        "                self._wal.sync()  # a restart comes to the same decision by itself\n",
+        "                self._wal.sync()\n                host.commit(effect)",
+        "                host.commit(effect)",
+    ),
+    Sabotage(
+        "does not log what was decided",
+        AGREEMENT,
+        "                self._wal.append(height, Certified(certificate))\n",
         "",
     ),
-    Sabotage("never syncs the log", AGREEMENT, "            self._wal.sync()\n", ""),
+    Sabotage(
+        "never syncs the log",
+        AGREEMENT,
+        "            self._wal.sync()\n            self._host.broadcast(message)",
+        "            self._host.broadcast(message)",
+    ),
     Sabotage(
         "does not log what it heard",
         AGREEMENT,

@@ -234,7 +234,7 @@ def test_a_commit_that_did_not_happen_is_repeated() -> None:
     assert again.desk.take() == [("commit", decision)]
 
 
-def test_what_peers_decided_is_decided_again_whenever_the_power_fails() -> None:
+def test_a_decision_is_in_the_log_before_it_is_announced_whenever_the_power_fails() -> None:
     node = Node([1, 1, 1, 1], 3)
     node.pass_ms(TIMES.pace_ms)
     value = value_of(1, 0)
@@ -244,9 +244,12 @@ def test_what_peers_decided_is_decided_again_whenever_the_power_fails() -> None:
         node.tell(vote(VoteType.PRECOMMIT, validator, value))
     node.tell(BodyDurable(1, value))
     [(what, decision)] = node.tell(vote(VoteType.PRECOMMIT, 2, value))
-    assert what == "commit"  # and now it is announced
+    assert what == "commit"
+    assert isinstance(decision, Commit)
     for seed in range(5):
-        again = Node([1, 1, 1, 1], 3, copy.deepcopy(node.disk).crash(random.Random(seed)))
+        disk = copy.deepcopy(node.disk).crash(random.Random(seed))
+        assert Certified(decision.certificate) in Wal(disk, GENESIS_ID).recover(1)
+        again = Node([1, 1, 1, 1], 3, disk)
         assert ("commit", decision) in again.desk.take()
 
 

@@ -68,7 +68,7 @@ class RunningNode:
     def start(self) -> RunningNode:
         """Start the node and wait until all its processes are ready."""
         self.launch()
-        self.wait_until(self._all_ready)
+        self.wait_until(self.all_ready)
         return self
 
     def launch(self) -> None:
@@ -77,7 +77,7 @@ class RunningNode:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
 
-    def _all_ready(self) -> bool:
+    def all_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         try:
@@ -110,7 +110,7 @@ class RunningNode:
         assert before is not None
         os.kill(before, signal.SIGKILL)
         self.wait_until(lambda: self.pid(name) not in (None, before))
-        self.wait_until(self._all_ready)
+        self.wait_until(self.all_ready)
 
     def kill_all(self) -> None:
         """SIGKILL to the supervisor; waits until nothing of the node is left."""
