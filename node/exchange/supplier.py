@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # whose reader performs; here it is a place to hand on
 
 MAX_CANDIDATES = 16  # proposed blocks of one height, kept for those who ask
 MAX_AWAITED = 4  # of a peer
-MAX_RECENT_BYTES = 64 << 20  # of committed blocks, kept for those who ask
+MAX_RECENT_BYTES = 32 << 20  # of committed blocks, kept for those who ask: two of the largest
 KEPT_BYTES = 160  # what a transaction takes in memory besides its bytes, and a block at least
 PEER_BYTES_PER_S = 16 << 20
 PEER_BURST_BYTES = 8 << 20
