@@ -34,6 +34,7 @@ from node.consensus.messages import (
     Input,
     Proposal,
     Started,
+    Timer,
     TimerElapsed,
     TimerKind,
     TransactionsWaiting,
@@ -90,9 +91,7 @@ class Outstanding:
             case TransactionsWaiting(height):
                 asked.pop(AwaitTransactions(height), None)
             case TimerElapsed(timer):
-                effect = asked.get(timer.kind)
-                if isinstance(effect, SetTimer) and effect.timer == timer:
-                    del asked[timer.kind]
+                self._elapsed(timer)
             case Committed(height):
                 asked.pop((Commit, height), None)
             case Certified() | Started():
@@ -103,6 +102,11 @@ class Outstanding:
     def effects(self) -> tuple[Effect, ...]:
         """Return what is unanswered, in the order of asking."""
         return tuple(self._asked.values())
+
+    def _elapsed(self, timer: Timer) -> None:
+        effect = self._asked.get(timer.kind)
+        if isinstance(effect, SetTimer) and effect.timer == timer:
+            del self._asked[timer.kind]
 
     def _begin_round(self, height: int, round_: int) -> None:
         """Drop what nobody waits for any more: transactions, and blocks of earlier rounds."""
