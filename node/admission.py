@@ -163,15 +163,29 @@ class Admission:
         ``payload[offsets[i]:offsets[i + 1]]`` are the bytes of item i; what is kept is copied.
         ``one_by_one`` inserts nothing in runs: slower, with the same outcome.
         """
-        codes = columns.codes[:n_items]
         answers = codes_out[:n_items]
+        if n_items <= _FEW_ITEMS and not one_by_one:
+            self._judge_few(columns, payload, offsets, now_ms, answers)
+        else:
+            self._judge_many(columns, payload, offsets, now_ms, answers, one_by_one)
+        if self._orphans.has_ready:
+            self.adopt()
+
+    def _judge_many(
+        self,
+        columns: VerdictColumns,
+        payload: memoryview,
+        offsets: npt.NDArray[np.uint32],
+        now_ms: int,
+        answers: Codes,
+        one_by_one: bool,
+    ) -> None:
+        n_items = len(answers)
+        codes = columns.codes[:n_items]
         rejected_count = int(np.count_nonzero(codes))
         if rejected_count:
             answers[:] = codes
-        if n_items <= _FEW_ITEMS and not one_by_one:
-            self._judge_few(columns, payload, offsets, now_ms, answers)
-            rejected_count = n_items
-        elif rejected_count < n_items:
+        if rejected_count < n_items:
             passing = np.flatnonzero(codes == 0) if rejected_count else None
             tray = TrayItems(columns, n_items, passing, payload, offsets)
             verdicts = self._judge(tray, now_ms, one_by_one)
@@ -191,8 +205,6 @@ class Admission:
                 self.verdict_counts[code] += int(tally[code])
         else:
             self.verdict_counts[_ADMITTED] += n_items
-        if self._orphans.has_ready:
-            self.adopt()
 
     def _judge_few(
         self,
@@ -205,19 +217,22 @@ class Admission:
         """Judge a tray too small to be worth arrays: on an idle node this is the latency."""
         bounds = offsets[: len(answers) + 1].tolist()
         for index, code in enumerate(columns.codes[: len(answers)].tolist()):
-            if code:
-                continue
-            txid = columns.txids[index].tobytes()
-            if txid in self._pool.entries:
-                answers[index] = _KNOWN
-                continue
-            raw = bytes(payload[bounds[index] : bounds[index + 1]])
-            newcomer = parse(txid, raw, now_ms)
-            outputs = self._view.get_outputs(list(newcomer.outpoints))
-            verdict = self._judge_newcomer(newcomer, outputs)
-            answers[index] = verdict
-            if verdict is Verdict.ADMITTED:
-                self._orphans.arrived((txid,))
+            if not code:
+                txid = columns.txids[index].tobytes()
+                raw = bytes(payload[bounds[index] : bounds[index + 1]])
+                code = self._judge_one(txid, raw, now_ms)
+            answers[index] = code
+            self.verdict_counts[code] += 1
+
+    def _judge_one(self, txid: bytes, raw: bytes, now_ms: int) -> int:
+        if txid in self._pool.entries:
+            return _KNOWN
+        newcomer = parse(txid, raw, now_ms)
+        outputs = self._view.get_outputs(list(newcomer.outpoints))
+        verdict = self._judge_newcomer(newcomer, outputs)
+        if verdict is Verdict.ADMITTED:
+            self._orphans.arrived((txid,))
+        return verdict
 
     def _judge(self, tray: TrayItems, now_ms: int, one_by_one: bool) -> bytearray | None:
         """Judge the passing transactions in order; None means that all were admitted."""

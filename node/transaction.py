@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from node.params import (
     ID_BYTES,
@@ -60,16 +59,14 @@ class TransactionError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One spent output: ``outpoint`` is txid[32] + output index u8; ``witness`` a number."""
 
     outpoint: bytes
     witness: int
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One new output: ``value`` in units, ``owner`` the public key[32] that may spend it."""
 
     value: int
@@ -80,16 +77,14 @@ class Output:
         return _OUTPUT.pack(self.value, self.owner)
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(NamedTuple):
     """One owner's consent: public key[32] and signature[64] of ``spend_message(txid)``."""
 
     key: bytes
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """A decoded transaction; ``encode`` gives back the bytes that it came from."""
 
     inputs: tuple[Input, ...]
@@ -183,9 +178,9 @@ def decode(raw: bytes | memoryview, dust_limit: int) -> Transaction:
     if len(raw) != length:
         raise TransactionError(Verdict.BAD_LENGTH, f"{len(raw)} bytes, the counts say {length}")
     transaction = Transaction(
-        tuple([Input(*f) for f in _INPUT.iter_unpack(raw[TX_HEADER_BYTES:outputs_at])]),
-        tuple([Output(*f) for f in _OUTPUT.iter_unpack(raw[outputs_at:witnesses_at])]),
-        tuple([Witness(*f) for f in _WITNESS.iter_unpack(raw[witnesses_at:])]),
+        tuple(map(Input._make, _INPUT.iter_unpack(raw[TX_HEADER_BYTES:outputs_at]))),
+        tuple(map(Output._make, _OUTPUT.iter_unpack(raw[outputs_at:witnesses_at]))),
+        tuple(map(Witness._make, _WITNESS.iter_unpack(raw[witnesses_at:]))),
     )
     _check_witnesses(transaction)
     _check_inputs(transaction.inputs)

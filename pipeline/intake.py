@@ -255,11 +255,14 @@ class Intake:
         at = filling.bytes
         self._input.payloads[filling.tray][at : at + end - begin] = bulk.payload[begin:end]
         offsets = self._input.offsets[filling.tray]
-        np.add(  # modulo 2^32, so that it moves either way
-            bulk.ends[first : first + count],
-            np.uint32((at - begin) & U32_MASK),
-            out=offsets[filling.items + 1 : filling.items + count + 1],
-        )
+        if count == 1:  # an idle node's case
+            offsets[filling.items + 1] = at + end - begin
+        else:
+            np.add(  # modulo 2^32, so that it moves either way
+                bulk.ends[first : first + count],
+                np.uint32((at - begin) & U32_MASK),
+                out=offsets[filling.items + 1 : filling.items + count + 1],
+            )
         self._runs[filling.tray].append(_Run(bulk.request, first, count))
         filling.items += count
         filling.bytes += end - begin
@@ -343,7 +346,7 @@ class Intake:
     def _split(self, tray: int) -> bool:
         """Copy a killing tray's items into others; False when fewer than two are free."""
         offsets = self._input.offsets[tray]
-        items = int(self._input.headers[tray][1])
+        items = self._input.headers[tray][1]
         if items == 1:
             self._quarantine(tray, bytes(self._input.payloads[tray][: int(offsets[1])]))
             return True

@@ -74,7 +74,9 @@ class TraySink(Stage):
         raise NotImplementedError
 
     def admitted_in(self, waited_ns: int, took_ns: int) -> None:
-        """Told of each tray: how long it waited since it was judged, how long admission took."""
+        """Told of each tray once it is given back: how long it waited since it was judged, how long
+        admission took.
+        """
 
     def attached(self, message: Attach) -> None:
         """A new intake: new segments, and its numbers begin again."""
@@ -186,9 +188,10 @@ class TraySink(Stage):
             verdicts,
             self._admission.codes[tray][: message.items],
         )
-        judged_ns = self._verdicts[message.worker].judged_ns(message)
-        self.admitted_in(began_ns - judged_ns, time.monotonic_ns() - began_ns)
+        ended_ns = time.monotonic_ns()
+        waited_ns = began_ns - self._verdicts[message.worker].judged_ns(message)
         self._give_back(message, items=1)
+        self.admitted_in(waited_ns, ended_ns - began_ns)
         return message.items
 
     def _give_back(self, message: Descriptor, items: int) -> None:

@@ -44,7 +44,9 @@ class TrayWorker(Stage):
         raise NotImplementedError
 
     def judged_in(self, waited_ns: int, took_ns: int) -> None:
-        """Told of each tray: how long it waited since it was filled, how long judging took."""
+        """Told of each tray once it is on its way to the sink: how long it waited since it was
+        filled, how long judging took.
+        """
 
     def reattached(self) -> None:
         """The segments are new: forget addresses of the old ones."""
@@ -101,8 +103,9 @@ class TrayWorker(Stage):
         )
         ended_ns = time.monotonic_ns()
         self._verdicts.finish(work, ended_ns)
-        self.judged_in(began_ns - self._input.sealed_ns(work.tray), ended_ns - began_ns)
+        waited_ns = began_ns - self._input.sealed_ns(work.tray)
         self._judged.send(pack_descriptor(*work._replace(kind=Kind.JUDGED)))
+        self.judged_in(waited_ns, ended_ns - began_ns)
         self._done.send(pack_descriptor(*work._replace(kind=Kind.DONE)))
         return work.items
 
