@@ -107,7 +107,7 @@ class Scale:
     raw_s: float = 1.5
     settle_s: float = 3.0
     idle_s: float = 12.0
-    idle_transactions: int = 400
+    idle_transactions: int = 2_000  # some seconds: a slow moment of the machine is no median
     pause_s: float = 0.005
     quick: bool = False
 
