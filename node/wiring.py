@@ -12,7 +12,7 @@ What peers say and are told besides is dropped where there is no room: they repe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from node.config import Config
@@ -28,12 +28,12 @@ TRAY_BYTES: Final = 128 * 1024
 MAX_ITEMS: Final = 512
 """Transactions in a tray: where its fixed costs, in every stage that it passes, have vanished."""
 
-FILL_BYTES: Final[Mapping[str, int]] = {"avx512": MAX_ITEMS * 214, "nacl": 128 * 214}
+FILL_BYTES: Final = MAX_ITEMS * 214
 """How far a tray is filled, in payments of one input and two outputs, 214 bytes each: 4 to 6 ms of
-work with AVX-512, 6 to 8 ms with PyNaCl (7-12 us and 44-66 us a signature). No transaction has more
-than a signature in 130 bytes, so whatever is in a tray is at most 1.65 times that work. PyNaCl's
-trays would have to hold 48 signatures to take 2 ms, and the fixed cost of a tray would then be a
-quarter of everything: measured 0.55 against 0.71 of the raw rate.
+work with AVX-512, 22 to 34 ms with PyNaCl (7-12 us and 44-66 us a signature). No transaction has
+more than a signature in 130 bytes, so whatever is in a tray is at most 1.65 times that work. Votes
+do not wait for it: a verifier looks for them every millisecond. PyNaCl's trays once held 128: in
+interleaved runs that was 0.62 of the raw rate, and this is 0.71.
 """
 
 QUESTIONS: Final = 256
@@ -127,7 +127,7 @@ def wire(
         trays=TrayDims(
             trays=trays,
             tray_bytes=TRAY_BYTES,
-            fill_bytes=FILL_BYTES[backend],
+            fill_bytes=FILL_BYTES,
             max_items=MAX_ITEMS,
             verdict_bytes=VerdictColumns.layout_bytes(MAX_ITEMS, TRAY_BYTES),
             reserved=RESERVED,

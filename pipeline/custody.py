@@ -34,6 +34,7 @@ from pipeline.errors import PipelineError
 from pipeline.topology import TrayDims
 
 PRIORITIES = 3  # 0 urgent, 1 requested, 2 bulk
+URGENT = 0
 WORKER_CREDIT = 2  # trays that one worker may have in hand: one in work, one to go on with
 URGENT_CREDIT = 2  # further ones, for the most urgent priority only: they wait for none but those
 CRASHES_TO_SPLIT = 2  # a tray is split when so many crashes happened with it in hand

@@ -4,6 +4,9 @@ Descriptors come from the intake over `work`. The items are read from the input 
 read-only), verdicts are written into this worker's own verdict segment, and two descriptors leave:
 the tray to the sink over `judged`, then word of it to the intake over `done`. The worker keeps
 nothing: it may be killed at any moment, and the intake dispatches what it held again.
+
+Urgent trays wait neither for those that came before them nor for the one in work: a judge that
+takes long calls `give_way` between two pieces of its work.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ import zmq
 
 from pipeline.child import StageContext
 from pipeline.control import Attach
-from pipeline.custody import URGENT_CREDIT, WORKER_CREDIT
+from pipeline.custody import URGENT, URGENT_CREDIT, WORKER_CREDIT
 from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descriptor
-from pipeline.link import Outbox, drain, link_named, open_inbox
+from pipeline.link import Outbox, drain, has_input, link_named, open_inbox
 from pipeline.stage import Input, Stage
 from pipeline.tray import U32, InputSlots, Label, VerdictSlots
 
@@ -32,6 +35,7 @@ class TrayWorker(Stage):
         self._done = Outbox(sockets, link_named(topology, "done"))
         self._judged = Outbox(sockets, link_named(topology, "judged"))
         self.inputs = (Input(self._socket, self._handle_work),)
+        self._in_hand: list[Descriptor] = []
         self._attach()
 
     def judge(self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
@@ -42,6 +46,18 @@ class TrayWorker(Stage):
         defines.
         """
         raise NotImplementedError
+
+    def give_way(self) -> None:
+        """Judge the urgent trays that have come meanwhile; for `judge` to call where its work can
+        be interrupted by another `judge`.
+
+        Costs a microsecond or two when nothing has come. Trays that may kill a worker come to one
+        that holds nothing else, never in between.
+        """
+        if has_input(self._socket):
+            self._take()
+            while any(work.priority == URGENT for work in self._in_hand):
+                self._work()
 
     def judged_in(self, waited_ns: int, took_ns: int) -> None:
         """Told of each tray once it is on its way to the sink: how long it waited since it was
@@ -79,21 +95,23 @@ class TrayWorker(Stage):
     def _handle_work(self) -> int:
         """Judge what is in hand, the most urgent first, whenever it came."""
         handled = 0
-        in_hand: list[Descriptor] = []
         for _ in range(WORKER_CREDIT):
-            frames = drain(self._socket, WORKER_CREDIT + URGENT_CREDIT)
-            in_hand += [work for work in map(unpack_descriptor, frames) if self._is_mine(work)]
-            if not in_hand:
+            self._take()
+            if not self._in_hand:
                 break
-            handled += self._work(in_hand)
-        while in_hand:
-            handled += self._work(in_hand)
+            handled += self._work()
+        while self._in_hand:
+            handled += self._work()
         return handled
 
-    def _work(self, in_hand: list[Descriptor]) -> int:
+    def _take(self) -> None:
+        frames = drain(self._socket, WORKER_CREDIT + URGENT_CREDIT)
+        self._in_hand += [work for work in map(unpack_descriptor, frames) if self._is_mine(work)]
+
+    def _work(self) -> int:
         """Judge the most urgent tray, and among those the first, and hand it on."""
-        work = min(in_hand, key=attrgetter("priority"))
-        in_hand.remove(work)
+        work = min(self._in_hand, key=attrgetter("priority"))
+        self._in_hand.remove(work)
         began_ns = time.monotonic_ns()
         self.judge(
             self._input.label(work.tray),

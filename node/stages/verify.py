@@ -59,6 +59,7 @@ class VerifyStage(TrayWorker):
             settings.genesis.dust_limit,
             self._dims.max_items,
             self._dims.tray_bytes,
+            give_way=self.give_way,
         )
         validators = validator_set(settings.genesis)
         self._judges: dict[int, MessageVerifier | ProofVerifier] = {

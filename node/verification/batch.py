@@ -13,6 +13,7 @@ string.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -96,7 +97,8 @@ class _Items(NamedTuple):
 class BatchVerifier:
     """Judges trays of up to ``max_items`` transactions in ``tray_bytes`` bytes.
 
-    ``salt`` is ``genesis_id[:16]``; ``dust_limit`` in units comes from the genesis.
+    ``salt`` is ``genesis_id[:16]``; ``dust_limit`` in units comes from the genesis. ``give_way`` is
+    called in the middle of a long tray, every millisecond or so; it must not use this verifier.
     """
 
     def __init__(
@@ -108,8 +110,10 @@ class BatchVerifier:
         tray_bytes: int,
         *,
         few_bytes: int = FEW_BYTES,
+        give_way: Callable[[], None] = lambda: None,
     ) -> None:
         self._backend = backend
+        self._give_way = give_way
         self._hasher = IdHasher(salt)
         self._dust_limit = dust_limit
         self._dust = np.uint64(dust_limit)
@@ -311,8 +315,14 @@ class BatchVerifier:
         """Which of the items whose ids are in the table have only valid signatures."""
         passed = np.ones(n_messages, dtype=np.bool_)
         if len(message_of):
-            self._table.point(message_of)
-            valid = self._backend.verify(self._table, len(message_of))
+            table, backend, count = self._table, self._backend, len(message_of)
+            table.point(message_of)
+            valid = np.empty(count, dtype=np.bool_)
+            for first in range(0, count, backend.at_once):
+                if first:
+                    self._give_way()
+                part = min(backend.at_once, count - first)
+                valid[first : first + part] = backend.verify(table, part, first)
             passed[message_of[~valid]] = False
         return passed
 

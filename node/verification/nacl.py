@@ -27,7 +27,7 @@ class NaclBackend:
     """
 
     name = "nacl"
-    lanes = 1
+    at_once = 16
 
     def __init__(self, advice: str = "") -> None:
         self.advice = advice
@@ -45,17 +45,20 @@ class NaclBackend:
         self._verify.restype = ctypes.c_int
         check_rule(self)
 
-    def verify(self, table: SignatureTable, count: int) -> Flags:
-        """Return which of the table's first ``count`` signatures are valid: bool[count]."""
+    def verify(self, table: SignatureTable, count: int, first: int = 0) -> Flags:
+        """Return which of ``count`` signatures of the table, from ``first`` on, are valid:
+        bool[count].
+        """
         verify = self._verify
+        rows = slice(first, first + count)
         return np.array(
             [
                 verify(signature, message, length, key) == 0
                 for signature, message, length, key in zip(
-                    table.rs[:count].tolist(),
-                    table.messages[:count].tolist(),
-                    table.lengths[:count].tolist(),
-                    table.keys[:count].tolist(),
+                    table.rs[rows].tolist(),
+                    table.messages[rows].tolist(),
+                    table.lengths[rows].tolist(),
+                    table.keys[rows].tolist(),
                     strict=True,
                 )
             ],

@@ -119,15 +119,17 @@ class Backend(Protocol):
         """The backend as configuration and log call it."""
 
     @property
-    def lanes(self) -> int:
-        """Signatures that one call of the library verifies."""
+    def at_once(self) -> int:
+        """Signatures to ask for in one call of `verify`, to be back in about a millisecond."""
 
     @property
     def advice(self) -> str:
         """What would make verification faster here; empty when nothing is known."""
 
-    def verify(self, table: SignatureTable, count: int) -> Flags:
-        """Return which of the table's first ``count`` signatures are valid: bool[count]."""
+    def verify(self, table: SignatureTable, count: int, first: int = 0) -> Flags:
+        """Return which of ``count`` signatures of the table, from ``first`` (a multiple of
+        ``LANES``) on, are valid: bool[count].
+        """
 
     def verify_alone(self, key: bytes, signature: bytes, message: bytes) -> bool:
         """Return whether one signature is valid, without a table: key[32], signature[64]."""

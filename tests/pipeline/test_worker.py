@@ -64,11 +64,14 @@ class Worker(TrayWorker):
     def __init__(self, context: Context, sockets: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.judged: list[tuple[Label, list[bytes]]] = []
         self.times_ns: list[tuple[int, int]] = []
+        self.gives_way = False
         super().__init__(context, sockets)  # type: ignore[arg-type]
 
     def judge(self, label: Label, payload: memoryview, offsets: U32, verdicts: memoryview) -> None:
         at = offsets.tolist()
         items = [bytes(payload[a:b]) for a, b in pairwise(at)]
+        if self.gives_way:
+            self.give_way()
         self.judged.append((label, items))
         verdicts[: len(items)] = bytes(item[0] for item in items)
 
@@ -230,6 +233,34 @@ def test_an_urgent_tray_that_comes_meanwhile_is_next(
     assert bench.order == [b"bulk-1", b"now", b"bulk-2"]
 
 
+def test_a_tray_in_work_gives_way_to_urgent_ones_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = [
+        bench.fill(0, BULK, b"bulk-1"),
+        bench.fill(1, BULK, b"bulk-2"),
+        bench.fill(2, URGENT, b"now-1"),
+        bench.fill(3, REQUESTED, b"asked"),
+        bench.fill(4, URGENT, b"now-2"),
+    ]
+    comes_in_bursts(monkeypatch, [1, 4])
+    bench.worker.gives_way = True
+    bench.send(*work)
+    assert bench.handle() > 0
+    bench.until_judged(len(work))
+    assert bench.order == [b"now-1", b"now-2", b"bulk-1", b"asked", b"bulk-2"]
+    for number in (2, 4, 0, 3, 1):  # each is handed on as soon as it is judged
+        assert bench.take(bench.out) == work[number]._replace(kind=Kind.JUDGED)
+        assert bench.take(bench.done) == work[number]._replace(kind=Kind.DONE)
+
+
+def test_nothing_urgent_leaves_the_tray_in_work_alone(bench: Bench) -> None:
+    bench.worker.gives_way = True
+    bench.send(bench.fill(0, BULK, b"bulk"))
+    bench.until_judged(1)
+    assert bench.order == [b"bulk"]
+
+
 def test_a_turn_ends_though_more_comes_all_the_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,3 +296,4 @@ def comes_in_bursts(monkeypatch: pytest.MonkeyPatch, bursts: list[int]) -> None:
         return frames
 
     monkeypatch.setattr("pipeline.worker.drain", drain)
+    monkeypatch.setattr("pipeline.worker.has_input", lambda _: bool(bursts))

@@ -99,6 +99,23 @@ def verifier(backend: Backend, few_bytes: int) -> BatchVerifier:
     return BatchVerifier(backend, SALT, DUST, MAX_ITEMS, TRAY_BYTES, few_bytes=few_bytes)
 
 
+def test_a_long_tray_gives_way_between_its_pieces(backend: Backend) -> None:
+    """And whatever is done meanwhile, the verdicts are the same."""
+    looks = 0
+
+    def give_way() -> None:
+        nonlocal looks
+        looks += 1
+        check(verifier(backend, 0), PAYMENTS[:3])
+
+    judge_tray = BatchVerifier(backend, SALT, DUST, MAX_ITEMS, TRAY_BYTES, give_way=give_way)
+    raws = [raw for raw in PAYMENTS if raw[3] == 1] * 50
+    raws = raws[: min(MAX_ITEMS, TRAY_BYTES // max(map(len, raws)))]
+    raws[-1] = raws[-1][:-1] + bytes([raws[-1][-1] ^ 1])
+    check(judge_tray, raws)
+    assert looks == (len(raws) - 1) // backend.at_once
+
+
 def check(judge_tray: BatchVerifier, raws: list[bytes], lead: int = 0) -> list[Verdict]:
     payload, offsets = tray(raws, lead)
     columns = used_columns()
