@@ -20,6 +20,7 @@ from node.agreement import NS_PER_MS, Agreement
 from node.block import Block, reward_txid
 from node.block_limit import BlockLimit
 from node.candidates import Candidates
+from node.confirmation import CONFIRMATION_METRICS, Confirmation
 from node.consensus.core import Core, Step, Timeouts
 from node.consensus.effects import Commit, Halt, ReportMisbehaviour
 from node.consensus.messages import (
@@ -77,6 +78,7 @@ HOST_METRICS = (
     Metric("rounds_failed", Kind.COUNTER, "rounds", "Rounds that ended without a decision"),
     Metric("signatures_refused", Kind.COUNTER, "messages", "Own messages refused by the signer"),
     Metric("misbehaviour", Kind.COUNTER, "cases", "Double votes and proposals seen"),
+    *CONFIRMATION_METRICS,
     Metric("body_ms", Kind.HISTOGRAM, "ms", "Making a block's body durable", MS_BUCKETS),
     Metric("sign_ms", Kind.HISTOGRAM, "ms", "From an own message to its signature", MS_BUCKETS),
     Metric("commit_ms", Kind.HISTOGRAM, "ms", "Committing a block", MS_BUCKETS),
@@ -141,8 +143,19 @@ class NodeHost:
         self._final_ms = metrics["final_ms"]
         self.on_commit: Callable[[int, bytes], None] = _nobody
         self._finish_what_was_announced()
+        self._confirmation = Confirmation(
+            validator_set(settings.genesis), settings.salt, metrics, log
+        )
         self.peers = PeerHost(
-            self, peers, settings.genesis, store, self._bodies, mempool, log, ask_signer
+            self,
+            peers,
+            settings.genesis,
+            store,
+            self._bodies,
+            mempool,
+            log,
+            ask_signer,
+            confirm=self._confirmation.holds,
         )
         ensure_directory(Path(settings.evidence_path))
         evidence = Directory(Path(settings.evidence_path))
@@ -277,7 +290,9 @@ class NodeHost:
     # -- peers -----------------------------------------------------------------------------------
 
     def message(self, data: bytes) -> None:
-        """Take a message of agreement whose signatures are good."""
+        """Take a message of agreement whose signatures a verifier has found good."""
+        if not self._confirmation.holds(data):
+            return
         message = decode(data)
         assert isinstance(message, Proposal | Vote | Certified), "verifiers let nothing else pass"
         now_ns = time.monotonic_ns()

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from node.agreement import NS_PER_MS
 from node.block import Block
 from node.consensus.messages import Certified, Proposal, Vote
+from node.consensus.wire import encode
 from node.exchange.exchange import Chain, Exchange
 from node.exchange.verified import Arrived
 from node.genesis import Genesis
@@ -51,8 +52,11 @@ class PeerHost:
         mempool: Mempool,
         log: Any,
         ask_signer: Callable[[bytes], None],
+        *,
+        confirm: Callable[[bytes], bool],
     ) -> None:
         self._taker = taker
+        self._confirm = confirm
         self._link = link
         self.prover = Prover(ask_signer, link.proof)
         self._store = store
@@ -143,9 +147,10 @@ class PeerHost:
         self._exchange.fetched(tag, first, items, time.monotonic_ns())
 
     def checked(self, tag: int, *, good: bool) -> None:
-        """Take the verdict on a certificate."""
+        """Take a verifier's verdict on a certificate; a good one needs to be confirmed."""
         certified = self._checks.pop(tag, None)
         if certified is not None:
+            good = good and self._confirm(encode(certified))
             self._exchange.certificate_verified(certified, good, time.monotonic_ns())
 
     def _meet(self, heights: dict[int, int]) -> None:

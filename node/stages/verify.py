@@ -2,7 +2,7 @@
 
 Trays come from ``net``; ids, verdicts and what admission needs of each transaction go into this
 verifier's own verdict segment, and the tray goes on to ``consensus``. It keeps nothing, so it may
-be killed at any moment. It is the only stage that imports PyNaCl or loads Intel's library.
+be killed at any moment. It is the only stage that loads Intel's library.
 """
 
 from __future__ import annotations

@@ -67,6 +67,17 @@ class MessageVerifier:
         out.codes[: len(codes)] = codes
         return BatchCounts(len(codes), codes.count(Verdict.ADMITTED), len(claims))
 
+    def is_good(self, data: bytes) -> bool:
+        """Judge a single message, as `verify` does a tray of them."""
+        try:
+            claims = self._claims(0, data)
+        except (WireError, CertificateError, ValueError):
+            return False
+        return not any(
+            self._broken(claims[first : first + TABLE_ROWS])
+            for first in range(0, len(claims), TABLE_ROWS)
+        )
+
     def _claims(self, item: int, data: bytes) -> list[_Claim]:
         """Every signature in a message. Raises ValueError for what validators do not say."""
         message = decode(data)

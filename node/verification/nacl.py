@@ -2,8 +2,8 @@
 
 Signatures come in a ``SignatureTable`` and are judged where they lie, one call each, through the
 very library file that PyNaCl has loaded. Its ``crypto_sign_open`` would want signature and message
-side by side; the function that it calls itself takes two pointers. Only verifiers and signers
-import this.
+side by side; the function that it calls itself takes two pointers. Verifiers and signers
+import this, and ``consensus``, which confirms what agreement counts.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from node.consensus.messages import Certificate, Certified, VoteType
+from node.consensus.wire import encode
 from node.network import link
 from node.network.frames import FrameType
 from node.peer_host import MAX_CHECKS, PeerHost
@@ -98,9 +99,14 @@ class Host:
             None,  # type: ignore[arg-type]
             Log(),
             lambda frame: None,
+            confirm=self.confirm,
         )
+        self.disputed: set[bytes] = set()
         self.exchange: Exchange = self.peers._exchange  # type: ignore[assignment]
         self.peers.net_attached(EPOCH)
+
+    def confirm(self, data: bytes) -> bool:
+        return data not in self.disputed
 
     def take(self) -> list[link.Say]:
         words, self.words = self.words, []
@@ -191,6 +197,14 @@ def test_a_verdict_goes_to_its_certificate_once(host: Host, good: bool) -> None:
     host.peers.checked(one, good=good)
     host.peers.checked(99, good=True)
     assert host.exchange.take() == [("verified", certified(12), good)]
+
+
+def test_a_certificate_that_is_not_confirmed_is_bad(host: Host) -> None:
+    host.peers.verify_certificate(1, certified(12))
+    (check,) = [word for word in host.take() if isinstance(word, link.Check)]
+    host.disputed.add(encode(certified(12)))
+    host.peers.checked(check.tag, good=True)
+    assert host.exchange.take() == [("verified", certified(12), False)]
 
 
 def test_checks_are_bounded_and_the_oldest_gives_way(host: Host) -> None:

@@ -176,6 +176,7 @@ CASES: dict[str, tuple[bytes, Verdict]] = {
 def test_one_message(backend: Backend, name: str) -> None:
     data, verdict = CASES[name]
     assert judge(backend, [data])[0] == [verdict]
+    assert MessageVerifier(backend, VALIDATORS, SALT).is_good(data) == (verdict is GOOD)
 
 
 def test_all_of_them_in_one_tray(backend: Backend) -> None:
