@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from node.config import Config
 from node.errors import ConfigError
-from node.verification.columns import VerdictColumns
+from node.verification.verdict_slot import slot_bytes
 from pipeline.errors import TopologyError
 from pipeline.topology import LinkPolicy, LinkSpec, Role, StageSpec, Topology, TrayDims
 from pipeline.topology_rules import validate
@@ -129,7 +129,7 @@ def wire(
             tray_bytes=TRAY_BYTES,
             fill_bytes=FILL_BYTES,
             max_items=MAX_ITEMS,
-            verdict_bytes=VerdictColumns.layout_bytes(MAX_ITEMS, TRAY_BYTES),
+            verdict_bytes=slot_bytes(MAX_ITEMS, TRAY_BYTES),
             reserved=RESERVED,
         ),
         cores=config.pipeline.cores,

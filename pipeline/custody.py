@@ -103,7 +103,8 @@ class Custody:
     def __init__(self, dims: TrayDims, workers: int, epoch: int) -> None:
         self._epoch = epoch
         self._trays = [_Tray(index) for index in range(dims.trays)]
-        self._free: deque[int] = deque(range(dims.trays))
+        # the last one freed is the next one filled: it is still in the caches
+        self._free = list(reversed(range(dims.trays)))
         self._reserved = (0, dims.reserved[0], dims.reserved[0] + dims.reserved[1])
         self._ready: tuple[deque[int], ...] = tuple(deque() for _ in range(PRIORITIES))
         self._workers = [_Worker() for _ in range(workers)]
@@ -124,7 +125,7 @@ class Custody:
         """
         if not self.available(priority):
             return None
-        tray = self._trays[self._free.popleft()]
+        tray = self._trays[self._free.pop()]
         self.generations += 1
         tray.state = TrayState.FILLING
         tray.generation = self.generations

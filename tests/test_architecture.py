@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from node import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -251,6 +256,14 @@ def test_that_test_sees_the_cryptography_of_others(stage: str, loaded: set[str])
     assert {each for each in loaded if any(name.startswith(each) for name in found)} == loaded
 
 
+def test_the_parent_of_all_processes_loads_no_arrays() -> None:
+    """They would cost it 10 MB, and every start 80 ms."""
+    look = "import sys, {}; print('numpy' in sys.modules)"
+    for module, loads in (("node.stages.net", "True"), ("node.commands.run", "False")):
+        command = [sys.executable, "-c", look.format(module)]
+        assert subprocess.check_output(command, text=True, cwd=ROOT).strip() == loads
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_is(module: str) -> None:
     docstring = ast.get_docstring(tree(module))
@@ -288,3 +301,7 @@ def test_nothing_names_the_machine_that_it_was_written_on() -> None:
         if machine_path.search(line)
     ]
     assert found == []
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert version("timed") == __version__

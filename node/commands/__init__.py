@@ -1,3 +1,1 @@
 """The commands of ``timed``: each module is one of them, ``surface`` is what all have in common."""
-
-__version__ = "0.1.0"

@@ -24,7 +24,8 @@ from pipeline.errors import OperatorError
 TIMEOUT_S: Final = 60.0
 """Loading libraries from a cold disk takes seconds; longer means that something hangs."""
 
-MEASURE_S: Final = 0.15
+MEASURE_S: Final = 0.03
+"""Some hundred signatures at least; a node that starts waits for it."""
 
 
 class Found(msgspec.Struct, frozen=True, tag="found"):

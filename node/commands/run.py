@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
-from node import datadir, logs
-from node.commands import __version__, preflight
+from node import __version__, datadir, logs
+from node.commands import preflight
 from node.commands.addresses import check_addresses
 from node.commands.loading import load
 from node.commands.reload import Reloading

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from node.commands import __version__
+from node import __version__
 from node.commands.entry import locate
 from node.errors import UsageError
 from pipeline.errors import OperatorError

@@ -12,13 +12,12 @@ client that does not read its answers is dropped. What kills it: nothing that a 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import zmq
 
-from node import logs
+from node import __version__, logs
 from node.datadir import ensure_directory
 from node.errors import ListenError
 from node.network.hub import HubSettings
@@ -389,7 +388,7 @@ def hub_settings(settings: NodeSettings) -> HubSettings:
         node_id=read_or_make_node_id(directory / "node_id"),
         listen=settings.peer_listen or None,
         static=settings.peers,
-        agent=f"timed/{version('timed')}",
+        agent=f"timed/{__version__}",
         max_inbound=settings.max_inbound,
         max_outbound=settings.max_outbound,
         bans_path=str(directory / "bans.json"),

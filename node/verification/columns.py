@@ -14,34 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from node.params import ID_BYTES, INPUT_BYTES, KEY_BYTES, OUTPOINT_BYTES
+from node.params import ID_BYTES, KEY_BYTES, OUTPOINT_BYTES
+from node.verification.verdict_slot import max_inputs, place_columns, slot_bytes
 
-_ALIGNMENT_BYTES = 8
 _U16 = struct.Struct("<H")
 _U64 = struct.Struct("<Q")
-
-
-def _placed(max_items: int, tray_bytes: int) -> list[tuple[int, tuple[int, ...], str]]:
-    """Offset, shape and element type of every column, then one entry that ends the slot."""
-    max_inputs = VerdictColumns.max_inputs(tray_bytes)
-    columns: tuple[tuple[tuple[int, ...], str], ...] = (
-        ((max_items,), "u1"),
-        ((max_items, ID_BYTES), "u1"),
-        ((max_items,), "<u2"),
-        ((max_items,), "<u8"),
-        ((max_inputs, OUTPOINT_BYTES), "u1"),
-        ((max_inputs, KEY_BYTES), "u1"),
-    )
-    placed = []
-    offset = 0
-    for shape, element in columns:
-        placed.append((offset, shape, element))
-        size_bytes = np.dtype(element).itemsize
-        for extent in shape:
-            size_bytes *= extent
-        offset += -(-size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-    placed.append((offset, (), "u1"))
-    return placed
 
 
 class VerdictColumns:
@@ -76,7 +53,7 @@ class VerdictColumns:
     owners: npt.NDArray[np.uint8]
 
     def __init__(self, view: memoryview, max_items: int, tray_bytes: int) -> None:
-        *columns, (size_bytes, _, _) = _placed(max_items, tray_bytes)
+        columns, size_bytes = place_columns(max_items, tray_bytes)
         if view.nbytes < size_bytes:
             raise ValueError(f"verdict slot of {view.nbytes} bytes, {size_bytes} needed")
         arrays: list[npt.NDArray[Any]] = [
@@ -115,12 +92,5 @@ class VerdictColumns:
         _U16.pack_into(self._view, n_inputs_at + 2 * item, n_inputs)
         _U64.pack_into(self._view, sums_at + 8 * item, output_sum)
 
-    @staticmethod
-    def max_inputs(tray_bytes: int) -> int:
-        """Most inputs that ``tray_bytes`` bytes of transactions can hold."""
-        return tray_bytes // INPUT_BYTES
-
-    @staticmethod
-    def layout_bytes(max_items: int, tray_bytes: int) -> int:
-        """Size of one slot in bytes (``TrayDims.verdict_bytes``), a multiple of 8."""
-        return _placed(max_items, tray_bytes)[-1][0]
+    max_inputs = staticmethod(max_inputs)
+    layout_bytes = staticmethod(slot_bytes)

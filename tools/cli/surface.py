@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from node.commands import __version__
+from node import __version__
 from node.errors import UsageError
 from node.rpc.method import Method
 from node.rpc.methods import METHODS

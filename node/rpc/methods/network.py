@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from node import __version__
 from node.network.address import AddressError, is_numeric, parse_address, plain_ip
 from node.network.bans import BAN_MAX_MS, BAN_MS
 from node.network.bans_file import BansFileError, Busy, clear, lift, put, read_bans
@@ -32,7 +32,7 @@ async def getnetworkinfo(services: Services) -> dict[str, Any]:
     """See METHODS."""
     settings = services.settings
     peers = _peers(services)
-    release = version("timed")
+    release = __version__
     numbers = [int(each) for each in release.split(".")[:3] if each.isdigit()]
     number = sum(each * 100 ** (2 - at) for at, each in enumerate(numbers))
     outbound = sum(each.direction == "out" for each in peers)
