@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pipeline.child import StageContext
     from pipeline.link import Socket
 
-HOUSEKEEPING_MS = 250
+HOUSEKEEPING_MS = 500  # an idle node does little else, and twice as often costs nearly double
 PROBE_MS = 10
 PUBLISH_MS = 10
 HIDDEN_WAIT_MS = 2  # at most, while a socket may hold what its descriptor does not show

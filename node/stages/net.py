@@ -63,7 +63,7 @@ CLIENT_QUEUE_MESSAGES = 2 * MAX_UNANSWERED  # answers that wait for a client tha
 MIB = 1024 * 1024
 QUEUE_MAX_BYTES = (2 * MIB, 8 * MIB, 8 * MIB)  # queued for trays, by priority, all sources together
 QUEUE_QUANTUM_BYTES = 64 * 1024  # of one client, before it is another's turn
-DROPPED_FORGET_TURNS = 40  # housekeeping turns (10 s) for which a dropped client is not heard
+DROPPED_FORGET_TURNS = 20  # housekeeping turns (10 s) for which a dropped client is not heard
 
 METRICS = MetricSet.of(
     STAGE_METRICS,

@@ -14,6 +14,7 @@ from pipeline.control import Channel, Ready, Stop
 from pipeline.link import has_input
 from pipeline.metrics import STAGE_METRICS, MetricReader, MetricWriter, region_bytes
 from pipeline.stage import HOUSEKEEPING_MS, Input, Stage, run
+from pipeline.topology_rules import MIN_STALL_MS
 
 CHARGED = ("busy_ns", "idle_ns", "backpressure_ns", "housekeeping_ns")
 
@@ -176,3 +177,7 @@ def test_a_stage_that_does_not_finish_is_ended_at_the_deadline(
     supervisor.send(Stop(deadline_ms=30))
     assert run([stage], [Context(child)]) == 0  # type: ignore[list-item]
     assert stage.closed
+
+
+def test_an_idle_loop_shows_its_progress_before_anybody_can_call_it_stuck() -> None:
+    assert 2 * HOUSEKEEPING_MS <= MIN_STALL_MS

@@ -65,7 +65,7 @@ REFUSED = {
     "count of a sink": (with_stage(STORE, count=2), "only a worker has instances; use 1"),
     "niceness below": (with_stage(READ, nice=-1), "stage read: nice -1; use 0 to 19"),
     "niceness above": (with_stage(READ, nice=20), "stage read: nice 20; use 0 to 19"),
-    "stall": (with_stage(READ, stall_ms=5), "stage read: stall_ms 5; use 100 to"),
+    "stall": (with_stage(READ, stall_ms=5), "stage read: stall_ms 5; use 1000 to"),
     "no sink": (with_stage(STORE, role=Role.SIDE), "role sink: none; trays need exactly one"),
     "two intakes": (with_stage(STORE, role=Role.INTAKE), "role intake: read, store; trays need"),
     "two workers": (with_stage(WATCH, role=Role.WORKER), "declare one and raise its count"),
@@ -198,7 +198,7 @@ def test_a_worker_alone_is_numbered_too() -> None:
 
 def test_stages_that_name_one_process_share_it() -> None:
     fused = replace(
-        TABLE, stages=(replace(READ, stall_ms=500), replace(COUNT, process="read", nice=0), STORE)
+        TABLE, stages=(replace(READ, stall_ms=5_000), replace(COUNT, process="read", nice=0), STORE)
     )
     fused = replace(fused, links=(WORK, JUDGED, RETURNS))
     validate(fused, range(2))
