@@ -25,6 +25,7 @@ from node.exchange.verified import from_columns
 from node.host import HOST_METRICS, NodeHost
 from node.items import ItemKind
 from node.mempool import Mempool
+from node.mempool_totals import TOTALS_METRICS, MempoolTotals
 from node.notify import Publisher
 from node.peer_link import PeerLink
 from node.query import NEWS, NewBlock, Told, encode
@@ -43,15 +44,6 @@ from pipeline.traytimes import TrayTimes, tray_times
 
 BURST_WORDS = 32  # of peers, in one turn
 BURST_ANSWERS = 8  # of the signer, handled in one turn
-CONSERVED = (
-    "admitted",
-    "finalised",
-    "evicted",
-    "replaced",
-    "expired",
-    "conflicted",
-    "lost_at_restart",
-)
 
 METRICS = MetricSet.of(
     STAGE_METRICS,
@@ -59,13 +51,9 @@ METRICS = MetricSet.of(
         "consensus",
         (
             *HOST_METRICS,
-            Metric("mempool_items", Kind.GAUGE, "items", "Transactions in the mempool"),
-            Metric("mempool_bytes", Kind.GAUGE, "bytes", "Their bytes"),
+            *TOTALS_METRICS,
+            Metric("mempool_bytes", Kind.GAUGE, "bytes", "Bytes of the transactions in it"),
             Metric("orphans", Kind.GAUGE, "items", "Transactions that wait for a parent"),
-            *(
-                Metric(f"mempool_{name}", Kind.GAUGE, "items", f"Mempool entries {name}, this life")
-                for name in CONSERVED
-            ),
             Metric("trays_repeated", Kind.COUNTER, "trays", "Further attempts, acknowledged only"),
             Metric("trays_stale", Kind.COUNTER, "trays", "Descriptors of fillings that are gone"),
             Metric("gaps_skipped", Kind.COUNTER, "trays", "Missing numbers given up"),
@@ -100,6 +88,7 @@ class ConsensusStage(TraySink):
             address_index=settings.address_index,
         )
         self._mempool = Mempool(self._store, settings.policy, settings.genesis.min_fee)
+        self._totals = MempoolTotals(self.metrics, self._mempool)
         self._load_mempool()
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._publisher = Publisher(self._sockets, settings.notify_address, self._mempool.journal)
@@ -154,6 +143,7 @@ class ConsensusStage(TraySink):
         if self._mempool.has_ready_orphans:
             self._mempool.adopt_ready()
         self._host.poll(now_ns)
+        self._totals.publish()
         self._publisher.mempool_changed()
 
     def deadline_ns(self) -> int | None:
@@ -165,10 +155,7 @@ class ConsensusStage(TraySink):
         """Expire old entries, publish the gauges."""
         self._mempool.expire(_now_ms())
         writer = self.metrics
-        counters = self._mempool.counters
-        for name in CONSERVED:
-            writer.set(writer[f"mempool_{name}"], getattr(counters, name))
-        writer.set(writer["mempool_items"], len(self._mempool))
+        self._totals.publish()
         writer.set(writer["mempool_bytes"], self._mempool.size_bytes)
         writer.set(writer["orphans"], self._mempool.orphan_count)
         writer.set(writer["trays_repeated"], self.trays_repeated)
@@ -218,6 +205,7 @@ class ConsensusStage(TraySink):
             self._columns[id(verdicts)] = columns
         if label.kind == ItemKind.TRANSACTION:
             self._mempool.admit(columns, len(codes), payload, offsets, _now_ms(), codes)
+            self._totals.publish()
             return
         codes[:] = columns.codes[: len(codes)]
         if label.kind == ItemKind.FETCHED:
@@ -240,6 +228,7 @@ class ConsensusStage(TraySink):
         report = mempool_file.load(self._mempool, path, self._settings.genesis_id, _now_ms())
         if report.ignored is not None:
             self._log.warning("mempool_not_reloaded", reason=report.ignored)
+        self._totals.resume()  # and publish, before the file is gone, which holds them too
         path.unlink(missing_ok=True)
 
     # -- agreement -------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ def test_the_chain_goes_on_when_a_stage_is_killed(node: RunningNode, victim: str
         heights_never_fall(node, heights)
     output, _ = load.communicate(timeout=200)
     assert load.returncode == 0, output + node.log.read_text()
+    counters_balance(node)
     assert node.stop() == 0
     chain_is_sound(node)
 
@@ -185,6 +186,32 @@ def test_pending_transactions_survive_an_orderly_restart(tmp_path: Path, workloa
         assert node.stop() == 0
         node.start()
         node.wait_until(lambda: node.metrics("consensus")["mempool_items"] == pending)
+        counters_balance(node)
+        assert node.stop() == 0
+    finally:
+        node.end()
+
+
+def test_what_a_killed_consensus_held_is_counted_as_lost(tmp_path: Path, workload: Path) -> None:
+    node = RunningNode(tmp_path, workload, block={"pace_ms": 60_000}).start()
+    try:
+        load = node.load("--count", "500", "--drain-timeout", "1")
+        load.communicate(timeout=60)  # every answer is there
+        held = node.metrics("consensus")
+        assert held["mempool_items"] >= 400
+        node.kill("consensus")
+        consensus = node.metrics("consensus")
+        assert consensus["mempool_admitted"] == held["mempool_admitted"]
+        assert consensus["mempool_lost_at_restart"] == held["mempool_items"]
+        counters_balance(node)
+        load = node.load("--count", "500", "--drain-timeout", "1")
+        load.communicate(timeout=60)
+        again = node.metrics("consensus")["mempool_admitted"] - held["mempool_admitted"]
+        assert again >= 400  # the same ones, which nobody had any more
+        assert node.stop() == 0
+        node.start()
+        consensus = node.metrics("consensus")
+        assert consensus["mempool_lost_at_restart"] == held["mempool_items"]  # as mempool.dat says
         counters_balance(node)
         assert node.stop() == 0
     finally:
