@@ -72,6 +72,9 @@ METRICS = MetricSet.of(
         (
             Metric("requests", Kind.COUNTER, "messages", "Ingest messages read"),
             Metric("request_bytes", Kind.COUNTER, "bytes", "Transaction bytes read"),
+            Metric(
+                "items_lost", Kind.COUNTER, "items", "Taken in by a life that died, not answered"
+            ),
             Metric("clients_dropped", Kind.COUNTER, "clients", "Clients dropped: did not read"),
             Metric("answers_lost", Kind.COUNTER, "messages", "Answers to clients that are gone"),
             Metric("trays_redispatched", Kind.COUNTER, "trays", "Trays dispatched again"),
@@ -134,6 +137,7 @@ class NetStage(Stage):
         settings = context.settings
         assert isinstance(settings, NodeSettings)
         self.metrics = MetricWriter(context.metrics.view, METRICS, incarnation=context.incarnation)
+        _count_lost(self.metrics)
         self._log = logs.configure(settings.log_level, settings.log_format, "net")
         self._sockets: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ingest = _bind_ingest(self._sockets, settings.ingest_address)
@@ -377,6 +381,12 @@ def _ends(lengths: bytes, n_items: int) -> U32:
     if n_items == 1:  # an idle node's case
         return np.array([int.from_bytes(lengths, "little")], np.uint32)
     return np.frombuffer(lengths, "<u2").cumsum(dtype=np.uint32)
+
+
+def _count_lost(metrics: MetricWriter) -> None:
+    """Count what earlier lives took in and did not answer; their clients send it again."""
+    unanswered = metrics.value("items_in") - metrics.value("items_out")
+    metrics.add(metrics["items_lost"], unanswered - metrics.value("items_lost"))
 
 
 def hub_settings(settings: NodeSettings) -> HubSettings:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zmq
-from running_node import RunningNode, prepare
+from running_node import IngestClient, RunningNode, prepare
 from sites import site
 
 from node.block import BlockHeader
@@ -58,6 +60,16 @@ def counters_balance(node: RunningNode) -> None:
             )
         )
         return bool(consensus["mempool_admitted"] == left + consensus["mempool_items"])
+
+    node.wait_until(balanced)
+
+
+def answers_balance(node: RunningNode) -> None:
+    """Taken in = answered + lost with an earlier life of net."""
+
+    def balanced() -> bool:
+        net = node.metrics("net")
+        return bool(net["items_in"] == net["items_out"] + net["items_lost"])
 
     node.wait_until(balanced)
 
@@ -111,6 +123,8 @@ def test_the_chain_goes_on_when_a_stage_is_killed(node: RunningNode, victim: str
     output, _ = load.communicate(timeout=200)
     assert load.returncode == 0, output + node.log.read_text()
     counters_balance(node)
+    answers_balance(node)
+    assert victim == "net" or node.metrics("net")["items_lost"] == 0
     assert node.stop() == 0
     chain_is_sound(node)
 
@@ -216,6 +230,28 @@ def test_what_a_killed_consensus_held_is_counted_as_lost(tmp_path: Path, workloa
         assert node.stop() == 0
     finally:
         node.end()
+
+
+def test_what_a_killed_net_had_not_answered_is_counted_as_lost(node: RunningNode) -> None:
+    for kill in (1, 2):
+        client = IngestClient(node.ingest)
+        try:
+            assert len(client.ask(b"answered", b"as well")) == 2
+            net, consensus = node.pid("net"), node.pid("consensus")
+            assert net is not None
+            assert consensus is not None
+            os.kill(consensus, signal.SIGSTOP)  # it answers nothing
+            client.send([b"lost", b"too", b"and this"])
+            node.wait_until(lambda kill=kill: node.metrics("net")["items_in"] == 5 * kill)
+            os.kill(net, signal.SIGKILL)
+            node.wait_until(lambda net=net: node.pid("net") not in (None, net))
+            os.kill(consensus, signal.SIGCONT)
+            node.wait_until(node.all_ready)
+        finally:
+            client.close()
+        metrics = node.metrics("net")
+        assert (metrics["items_out"], metrics["items_lost"]) == (2 * kill, 3 * kill)
+    assert node.stop() == 0
 
 
 def test_an_idle_node_stops_at_once(node: RunningNode) -> None:
