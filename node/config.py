@@ -356,6 +356,18 @@ def port_of(endpoint: str) -> int:
     return int(endpoint.rpartition(":")[2])
 
 
+def listening(config: Config) -> list[tuple[str, str, str]]:
+    """Where the node listens: section, key and address, without those that are empty."""
+    network = config.network
+    listed = [
+        ("network", "listen", network.listen),
+        ("network", "notify", network.notify),
+        ("network", "peer_listen", network.peer_listen),
+        ("rpc", "listen", config.rpc.listen),
+    ]
+    return [each for each in listed if each[2]]
+
+
 def parse(text: bytes, path: str, network: str) -> Config:
     """Read config.toml strictly; what it leaves out has the default of ``network``.
 
@@ -477,21 +489,16 @@ def _wrong_value(section: str, key: str, value: object, path: str) -> ConfigErro
 
 
 def _check_together(config: Config, path: str) -> None:
-    if config.network.listen == config.network.notify:
-        raise ConfigError(
-            f"listen and notify in section [network] of {path} are both {config.network.listen}",
-            "give them different ports",
-        )
-    network, rpc = config.network, config.rpc.listen
-    if rpc and rpc in (
-        network.listen.removeprefix("tcp://"),
-        network.notify.removeprefix("tcp://"),
-        network.peer_listen,
-    ):
-        raise ConfigError(
-            f"listen in section [rpc] of {path} is an address of section [network], too: {rpc}",
-            "give it another port",
-        )
+    taken: dict[str, str] = {}
+    for section, key, endpoint in listening(config):
+        address = endpoint.removeprefix("tcp://")
+        name = f"{key} in section [{section}]"
+        if address in taken:
+            raise ConfigError(
+                f"{taken[address]} and {name} of {path} are both {address}",
+                "give them different ports",
+            )
+        taken[address] = name
     if config.block.pace_ms > config.block.empty_pace_s * 1_000:
         raise ConfigError(
             f"pace_ms = {config.block.pace_ms} in section [block] of {path} is longer than "

@@ -10,6 +10,7 @@ import errno
 import socket
 from typing import Final
 
+from node.config import Config, listening
 from node.errors import ListenError
 
 _ADVICE: Final = {
@@ -28,16 +29,12 @@ _ADVICE: Final = {
 }
 
 
-def check_addresses(listen: str, notify: str, rpc: str) -> None:
-    """Check that all addresses can be listened on; raises ``ListenError`` naming the key to
-    change. ``rpc`` may be empty.
+def check_addresses(config: Config) -> list[str]:
+    """Check that all addresses can be listened on, and return them; raises ``ListenError`` naming
+    the key to change.
     """
-    asked = [
-        ("listen in section [network]", listen),
-        ("notify in section [network]", notify),
-        *([("listen in section [rpc]", rpc)] if rpc else []),
-    ]
-    for key, endpoint in asked:
+    asked = {f"{key} in section [{section}]": each for section, key, each in listening(config)}
+    for key, endpoint in asked.items():
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         host = host.strip("[]")
         try:
@@ -61,3 +58,4 @@ def check_addresses(listen: str, notify: str, rpc: str) -> None:
                 raise
             cause, remedy = _ADVICE[error.errno]
             raise ListenError(cause.format(endpoint), remedy.format(endpoint, key)) from None
+    return list(asked.values())

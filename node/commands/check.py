@@ -141,12 +141,7 @@ def _check_parts(config: Config, settings: NodeSettings, report: _Report) -> Non
                 + f" on {len(cores)} cores"
             ),
         )
-    network = config.network
-    report.line(
-        "addresses",
-        lambda: check_addresses(network.listen, network.notify, config.rpc.listen),
-        lambda _: f"{network.listen} {network.notify}",
-    )
+    report.line("addresses", lambda: check_addresses(config), " ".join)
 
 
 def _signer_state(settings: NodeSettings, validator: int, public_key: bytes) -> SignerState | None:

@@ -48,7 +48,7 @@ def run(where: Layout) -> int:
     with datadir.locked(where):
         datadir.check_writable(where)
         config = loaded.config
-        check_addresses(config.network.listen, config.network.notify, config.rpc.listen)
+        check_addresses(config)
         found = preflight.examine(loaded.settings)
         cores = sorted(os.sched_getaffinity(0))
         topology = wire(loaded.config, found.backend, cores)

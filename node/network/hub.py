@@ -290,7 +290,7 @@ class Hub:
 def _bind(listen: str | None) -> socket.socket | None:
     if listen is None:
         return None
-    remedy = "stop what uses the port, or listen elsewhere"
+    remedy = "stop what uses the port, or change network.peer_listen in config.toml"
     try:
         address = parse_address(listen)
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

@@ -313,7 +313,10 @@ def test_signing_is_resumed_only_with_a_yes(d: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "check"])
 @pytest.mark.parametrize(
     ("section", "key", "before"),
-    [("network", "listen", "tcp://"), ("network", "notify", "tcp://"), ("rpc", "listen", "")],
+    [
+        *(("network", "listen", "tcp://"), ("network", "notify", "tcp://")),
+        *(("network", "peer_listen", ""), ("rpc", "listen", "")),
+    ],
 )
 def test_a_port_in_use(
     command: str, section: str, key: str, before: str, a_port: int, d: Path

@@ -158,10 +158,18 @@ REFUSED: list[tuple[bytes, list[str]]] = [
     (b"[block]\npace_ms = 2000\nempty_pace_s = 1", ["pace_ms", "empty_pace_s"]),
     (b'[rpc]\nlisten = "tcp://127.0.0.1:5"', ["listen", '"ADDRESS:PORT"', '""']),
     (b'[rpc]\nlisten = "127.0.0.1:0"', ["listen", "1 to 65535"]),
-    (b'[rpc]\nlisten = "127.0.0.1:24302"', ["[rpc]", "[network]", "another port"]),
+    (b'[rpc]\nlisten = "127.0.0.1:24302"', ["listen", "[rpc]", "[network]", "different ports"]),
     (
         b'[rpc]\nlisten = "0.0.0.0:5"\n[network]\npeer_listen = "0.0.0.0:5"',
-        ["[rpc]", "[network]", "another port"],
+        ["peer_listen in section [network] and listen in section [rpc]", "different ports"],
+    ),
+    (
+        b'[network]\npeer_listen = "127.0.0.1:24302"',
+        ["listen in section [network] and peer_listen in section [network]", "127.0.0.1:24302"],
+    ),
+    (
+        b'[network]\npeer_listen = "0.0.0.0:5"\nnotify = "tcp://0.0.0.0:5"',
+        ["notify in section [network] and peer_listen in section [network]", "different ports"],
     ),
     (b'[rpc]\nrpcauth = ["ann:secret"]', ["rpcauth", "NAME:SALT$DIGEST"]),
     (b"[rpc]\nmax_batch = 0", ["max_batch = 0", "1 to 10_000"]),
