@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tools.bench.errors import BenchFailed
-from tools.bench.samples import Sample, cpu_percent, cpu_us_per_item, lag, loaded
+from tools.bench.samples import Sample, cpu_percent, cpu_us_per_tx, lag, loaded
 
 MS = 1_000_000
 BOUNDS = [1 * MS, 2 * MS, 5 * MS]
@@ -22,6 +22,7 @@ def sample(
     *,
     taken: int = 0,
     final: int = 0,
+    signatures: int = 0,
     cpu_us: dict[str, int] | None = None,
     gaps: tuple[int, ...] = (0, 0, 0, 0),
     worst_ns: int = 0,
@@ -35,6 +36,8 @@ def sample(
             ("verify", 0): {"items_in": taken, "items_out": taken - taken // 3, **common},
             ("verify", 1): {"items_in": taken, "items_out": taken // 3, **common},
             ("consensus", 0): {"items_in": taken, "items_out": final, **common},
+            ("sign", 0): {"items_in": signatures, "items_out": signatures, **common},
+            ("rpc", 0): {"items_in": 0, "items_out": 0, **common},
         },
     )
 
@@ -56,24 +59,33 @@ def test_samples_without_a_load_are_refused() -> None:
         loaded([sample(0), sample(1)])
 
 
-def test_cpu_per_item_adds_instances_and_helpers_up() -> None:
-    names = ("net", "verify-0", "verify-1", "consensus", "supervisor", "supervisor-0")
-    first = sample(taken=0, final=0, cpu_us=dict.fromkeys(names, 1_000))
+def test_cpu_per_transaction_adds_instances_and_helpers_up() -> None:
+    names = ("net", "verify-0", "verify-1", "consensus", "sign", "rpc", "supervisor")
+    first = sample(taken=50, final=0, cpu_us=dict.fromkeys((*names, "supervisor-0"), 1_000))
     last = sample(
-        taken=100,
-        final=80,
+        taken=150,
+        final=80,  # what a stage itself passed on divides nothing: all are of one load
+        signatures=3,
         cpu_us={
             "net": 1_100,
             "verify-0": 1_300,
             "verify-1": 1_200,
             "consensus": 1_800,
+            "sign": 1_020,
+            "rpc": 1_001,
             "supervisor": 1_010,
             "supervisor-0": 1_040,
         },
     )
-    assert cpu_us_per_item(first, last) == pytest.approx(
-        {"net": 1.0, "verify": 5.0, "consensus": 10.0, "supervisor": 0.5}
+    assert cpu_us_per_tx(first, last) == pytest.approx(
+        {"net": 1, "verify": 5, "consensus": 8, "sign": 0.2, "rpc": 0.01, "supervisor": 0.5}
     )
+
+
+def test_without_transactions_there_is_no_cost_of_one() -> None:
+    first = sample(taken=50, final=50, cpu_us={"net": 1_000})
+    last = sample(taken=50, final=50, signatures=9, cpu_us={"net": 2_000})
+    assert cpu_us_per_tx(first, last) == {}
 
 
 def test_cpu_percent_is_of_one_core() -> None:

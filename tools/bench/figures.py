@@ -83,6 +83,8 @@ FIGURES: Final = (
     Figure("net.cpu_us_per_tx", "CPU of net, flat out, 1 input", "µs", _LOWER, 2.0, 1.0),
     Figure("verify.cpu_us_per_tx", "CPU of all verifiers together", "µs", _LOWER),
     Figure("consensus.cpu_us_per_tx", "CPU of consensus", "µs", _LOWER),
+    Figure("sign.cpu_us_per_tx", "CPU of the signer", "µs", _LOWER),
+    Figure("rpc.cpu_us_per_tx", "CPU of rpc, which nobody asks", "µs", _LOWER),
     Figure("supervisor.cpu_us_per_tx", "CPU of the supervisor", "µs", _LOWER),
     Figure("generator.cpu_us_per_tx", "CPU of the load generator", "µs", _LOWER),
     Figure(

@@ -80,6 +80,8 @@ COST_KEYS: Final = (
     "net.cpu_us_per_tx",
     "verify.cpu_us_per_tx",
     "consensus.cpu_us_per_tx",
+    "sign.cpu_us_per_tx",
+    "rpc.cpu_us_per_tx",
     "supervisor.cpu_us_per_tx",
     "generator.cpu_us_per_tx",
     "mem.pss_mb",

@@ -50,23 +50,22 @@ def loaded(samples: Sequence[Sample]) -> Sequence[Sample]:
     return samples[begin : end + 1]
 
 
-def cpu_us_per_item(first: Sample, last: Sample) -> dict[str, float]:
-    """CPU of each stage, and of the supervisor with its helpers, for each item that it passed on.
+def cpu_us_per_tx(first: Sample, last: Sample) -> dict[str, float]:
+    """CPU of each stage, and of the supervisor with its helpers, for each transaction of the load.
 
-    Instances of a stage are added up. What nobody passed anything on for is left out.
+    All are divided by the same number, what ``net`` answered: what a stage itself counts may be
+    something else, as signatures are in ``sign``. Instances of a stage are added up. Empty if
+    nothing was answered.
     """
-    used: dict[str, int] = {}
+    transactions = last.total("net", "items_out") - first.total("net", "items_out")
+    if transactions <= 0:
+        return {}
+    used_ns: dict[str, int] = {}
     for process, end_ns in last.cpu_ns.items():
         stage, dash, index = process.rpartition("-")
         name = stage if dash and index.isdigit() else process
-        used[name] = used.get(name, 0) + end_ns - first.cpu_ns[process]
-    costs = {}
-    for name, spent_ns in used.items():
-        stage = name if any(one == name for one, _ in last.stages) else "net"
-        items = last.total(stage, "items_out") - first.total(stage, "items_out")
-        if items > 0:
-            costs[name] = spent_ns / NS_PER_US / items
-    return costs
+        used_ns[name] = used_ns.get(name, 0) + end_ns - first.cpu_ns[process]
+    return {name: spent_ns / NS_PER_US / transactions for name, spent_ns in used_ns.items()}
 
 
 def cpu_percent(first: Sample, last: Sample) -> float:

@@ -19,7 +19,7 @@ from tools.bench.load import LoadResult, run_load, verdict_latencies_ns
 from tools.bench.nodes import RunningNode
 from tools.bench.plan import BackendName, Scale, Subject, WorkloadNeed, size
 from tools.bench.process import directory_bytes
-from tools.bench.samples import NS_PER_MS, cpu_percent, cpu_us_per_item, lag, loaded
+from tools.bench.samples import NS_PER_MS, cpu_percent, cpu_us_per_tx, lag, loaded
 from tools.bench.workloads import Workbench
 
 OVERLOAD = 1.1
@@ -79,7 +79,7 @@ def _flat_out(
         store_bytes = directory_bytes(datadir / "store")
         block_bytes = directory_bytes(datadir / "blocks")
     during = loaded(result.samples)
-    costs = cpu_us_per_item(during[0], during[-1])
+    costs = cpu_us_per_tx(during[0], during[-1])
     costs["generator"] = float(result.report["figures"]["load.cpu_us_per_tx"])
     memory = [sample.pss_bytes / BYTES_PER_MB for sample in during if sample.pss_bytes is not None]
     figures = {f"{name}.cpu_us_per_tx": value for name, value in costs.items()}
