@@ -55,6 +55,7 @@ ALLOCATIONS_PER_ID = 255
 # Ingest: one client message (DESIGN: at most 1,024 transactions and 256 KiB).
 INGEST_MAX_TRANSACTIONS = 1024
 INGEST_MAX_BYTES = 256 * 1024
+INGEST_MAX_FRAME_BYTES = 2 * INGEST_MAX_BYTES  # what is longer than this is cut off, not answered
 INGEST_INSIDE = "ipc://ingest"  # in the run directory: where wallets' transactions come from rpc
 
 assert SIGNED_MESSAGE_BYTES == 47
@@ -62,4 +63,4 @@ assert 64 + SIGNED_MESSAGE_BYTES + 1 + 16 <= 128
 assert OUTPOINT_BYTES + 1 == INPUT_BYTES
 assert MAX_OUTPUTS * MAX_AMOUNT < 2**63
 assert MAX_TX_BYTES < 2**16  # lengths travel as u16
-assert MAX_TX_BYTES <= INGEST_MAX_BYTES
+assert MAX_TX_BYTES <= INGEST_MAX_BYTES < INGEST_MAX_FRAME_BYTES

@@ -57,7 +57,7 @@ class Verdict(IntEnum):
 
     # transport: judged by ``net`` without reading the transaction
     BAD_REQUEST = 128  # the message is not in the ingest format
-    TOO_LARGE = 129  # the transaction or the message is over its limit
+    TOO_LARGE = 129  # the message is over its limit
     BUSY = 130  # this client has too many unanswered requests
     QUARANTINED = 131  # verifying this very item killed verifiers
 

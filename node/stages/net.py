@@ -22,7 +22,12 @@ from node.datadir import ensure_directory
 from node.errors import ListenError
 from node.network.hub import HubSettings
 from node.network.identity import read_or_make_node_id
-from node.params import INGEST_INSIDE, INGEST_MAX_BYTES, INGEST_MAX_TRANSACTIONS
+from node.params import (
+    INGEST_INSIDE,
+    INGEST_MAX_BYTES,
+    INGEST_MAX_FRAME_BYTES,
+    INGEST_MAX_TRANSACTIONS,
+)
 from node.peering import PEERING_METRICS, Peering
 from node.settings import NodeSettings
 from node.verdict import Verdict
@@ -419,7 +424,7 @@ def _bind_ingest(sockets: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.S
     socket: zmq.Socket[bytes] = sockets.socket(zmq.ROUTER)
     socket.linger = 200
     socket.router_mandatory = 1
-    socket.maxmsgsize = INGEST_MAX_BYTES
+    socket.maxmsgsize = INGEST_MAX_FRAME_BYTES  # of each frame; ZeroMQ ends the connection
     socket.rcvhwm = BURST_MESSAGES
     socket.sndhwm = CLIENT_QUEUE_MESSAGES
     socket.backlog = 1024

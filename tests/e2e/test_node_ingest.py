@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-import socket
-import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from funded import DUST_LIMIT, MIN_FEE, VALUE, Funds, key
 from running_node import IngestClient, RunningNode
+from zmtp_client import MORE, ZmtpClient, frame_head
 
-from node.params import INGEST_MAX_BYTES, MAX_AMOUNT
+from node.params import INGEST_MAX_BYTES, INGEST_MAX_FRAME_BYTES, MAX_AMOUNT
 from node.transaction import Input, Output, build, sign, txid
 from node.verdict import Verdict
 
@@ -194,26 +194,28 @@ def test_requests_that_are_no_requests_are_refused_as_a_whole(
     assert refused(id_, b"\1\0" * 1025, b"x" * 1025) is Verdict.TOO_LARGE
 
 
-def test_a_message_over_the_limit_ends_the_connection_not_the_node(
+def test_a_message_over_the_limit_is_told_so_and_its_client_is_served_on(
+    node: RunningNode, client: IngestClient, funds: Funds
+) -> None:
+    for size in (INGEST_MAX_BYTES + 1, INGEST_MAX_FRAME_BYTES):
+        client.socket.send_multipart([b"12345678", b"\1\0", bytes(size)])
+        assert client.receive() == (b"12345678", bytes([Verdict.TOO_LARGE]))
+    assert verdict(client, funds.pay(30)) is Verdict.ADMITTED
+
+
+def test_a_frame_that_nobody_would_hold_ends_the_connection_not_the_node(
     node: RunningNode, funds: Funds
 ) -> None:
-    client = IngestClient(node.ingest)
-    try:
-        huge = struct.pack("<H", 1) + bytes(INGEST_MAX_BYTES + 1)
-        client.socket.send_multipart([b"12345678", b"\1\0", huge])
-        assert not client.socket.poll(500)
-    finally:
-        client.close()
+    before = node.pid("net")
+    with ZmtpClient(node.ingest) as hostile:
+        hostile.send_raw(frame_head(INGEST_MAX_FRAME_BYTES + 1, 0))
+        hostile.read_to_the_end()
     other = IngestClient(node.ingest)
     try:
-        assert verdict(other, funds.pay(30)) is Verdict.ADMITTED
+        assert verdict(other, funds.pay(31)) is Verdict.ADMITTED
     finally:
         other.close()
-
-
-def zmtp_frame(body: bytes, flags: int) -> bytes:
-    """One frame of ZMTP 3.0 (rfc.zeromq.org/spec/23): flags 1 more, 2 long, 4 command."""
-    return struct.pack(">BQ", flags | 2, len(body)) + body
+    assert node.pid("net") == before
 
 
 def test_a_message_that_never_ends_costs_the_sockets_a_restart_and_no_more(
@@ -222,18 +224,10 @@ def test_a_message_that_never_ends_costs_the_sockets_a_restart_and_no_more(
     node = RunningNode(tmp_path, funds.directory, pipeline={"net_memory_mb": 100}).start()
     try:
         before = node.pid("net")
-        host, port = node.ingest.removeprefix("tcp://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as hostile:
-            greeting = b"\xff" + bytes(8) + b"\x7f" + b"\3\0" + b"NULL".ljust(20, b"\0")
-            hostile.sendall(greeting.ljust(64, b"\0"))
-            ready = b"\5READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-            hostile.sendall(zmtp_frame(ready, 4))
-            part = zmtp_frame(bytes(200_000), 1)
-            try:
-                for _ in range(5_000):  # a gigabyte, if it were let
-                    hostile.sendall(part)
-            except OSError:
-                pass
+        with ZmtpClient(node.ingest) as hostile, suppress(OSError):
+            part = frame_head(200_000, MORE) + bytes(200_000)
+            for _ in range(5_000):  # a gigabyte, if it were let
+                hostile.send_raw(part)
         node.wait_until(lambda: node.pid("net") not in (None, before))
         client = IngestClient(node.ingest)
         try:
