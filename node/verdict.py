@@ -1,9 +1,10 @@
 """Verdicts: the one byte that a client gets for each transaction that it sends.
 
 Verifiers write the codes of encoding and signature into their verdict slots, the mempool the codes
-of ledger and policy into the admission slot, ``net`` the codes of transport. Every rejected
-transaction carries exactly one code and increments exactly one counter, so the counters of a stage
-sum to its input.
+of ledger and policy into the admission slot, ``net`` the codes of transport. Every transaction
+carries exactly one code and increments exactly one counter, so the counters of a stage sum to its
+input. A request that ``net`` refuses as a whole gets one code, which counts for each of its
+transactions; BAD_REQUEST and TOO_LARGE, where their number is unknown or means nothing, count once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Verdict(IntEnum):
     ORPHANED = 3  # held in the orphan pool until its parent arrives
 
     # encoding: judged from the bytes alone, in this order (the first that applies is the verdict)
-    BAD_LENGTH = 16  # length differs from what the counts demand, or no header
+    BAD_LENGTH = 16  # no header, or (after NO_WITNESSES) not the length that the counts demand
     BAD_VERSION = 17
     NO_INPUTS = 18
     NO_OUTPUTS = 19
@@ -58,7 +59,7 @@ class Verdict(IntEnum):
     # transport: judged by ``net`` without reading the transaction
     BAD_REQUEST = 128  # the message is not in the ingest format
     TOO_LARGE = 129  # the message is over its limit
-    BUSY = 130  # this client has too many unanswered requests
+    BUSY = 130  # too much is unanswered, of this client or of all
     QUARANTINED = 131  # verifying this very item killed verifiers
 
     @property

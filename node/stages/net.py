@@ -8,6 +8,10 @@ nor Intel's library; a test looks for their files among the mappings of the runn
 It owns the ingest socket, the peers' and the input segment. Clients that flood get their share of
 the trays (`pipeline.fair`); when no tray is free the socket is not read, and TCP pushes back. A
 client that does not read its answers is dropped. What kills it: nothing that a client sends.
+
+Every request that is read is one of ``requests``. It is answered, and then each of its items is
+counted in ``items_in``, ``items_out`` and one of the verdicts, or it counts in
+``requests_unheard``.
 """
 
 from __future__ import annotations
@@ -81,7 +85,8 @@ METRICS = MetricSet.of(
                 "items_lost", Kind.COUNTER, "items", "Taken in by a life that died, not answered"
             ),
             Metric("clients_dropped", Kind.COUNTER, "clients", "Clients dropped: did not read"),
-            Metric("answers_lost", Kind.COUNTER, "messages", "Answers to clients that are gone"),
+            Metric("requests_unheard", Kind.COUNTER, "messages", "Of dropped clients: no answer"),
+            Metric("answers_lost", Kind.COUNTER, "messages", "To clients gone or dropped"),
             Metric("trays_redispatched", Kind.COUNTER, "trays", "Trays dispatched again"),
             Metric("trays_split", Kind.COUNTER, "trays", "Trays split to find what kills"),
             Metric("items_quarantined", Kind.COUNTER, "items", "Transactions that kill verifiers"),
@@ -188,6 +193,8 @@ class NetStage(Stage):
         self._verdict_counters = {int(v): writer[f"verdict_{v.name.lower()}"] for v in Verdict}
         self._tray_gauges = {state: writer[f"trays_{state.name.lower()}"] for state in TrayState}
         self._requests = writer["requests"]
+        self._requests_unheard = writer["requests_unheard"]
+        self._answers_lost = writer["answers_lost"]
         self._request_bytes = writer["request_bytes"]
         self._items_in = writer["items_in"]
         self._items_out = writer["items_out"]
@@ -304,6 +311,7 @@ class NetStage(Stage):
         """One client message: [client][request id][lengths u16[n]][transactions]."""
         client = frames[0]
         if client in self._dropped:
+            self.metrics.add(self._requests_unheard, 1)
             return
         id_ = frames[1] if len(frames) > 1 else b""
         if len(frames) != 4 or len(id_) != REQUEST_ID_BYTES:
@@ -329,7 +337,7 @@ class NetStage(Stage):
         kept = payload if self._peering.count else b""
         request = _Request(self, client, id_, frames[2], kept)
         if full or not self._intake.offer(client, request, memoryview(payload), ends):
-            self._refuse(client, id_, Verdict.BUSY)
+            self._refuse(client, id_, Verdict.BUSY, n_items)
             return
         self._unanswered[client] = unanswered + 1
         self.metrics.add(self._items_in, n_items)
@@ -346,9 +354,11 @@ class NetStage(Stage):
         if request.payload:
             self._peering.relay(request.lengths, memoryview(request.payload), codes)
 
-    def _refuse(self, client: bytes, id_: bytes, verdict: Verdict) -> None:
-        """Answer a request as a whole, with one byte."""
-        self.metrics.add(self._verdict_counters[verdict], 1)
+    def _refuse(self, client: bytes, id_: bytes, verdict: Verdict, n_items: int = 1) -> None:
+        """Answer a request as a whole, with one byte; one that cannot be read is one item."""
+        self.metrics.add(self._items_in, n_items)
+        self.metrics.add(self._items_out, n_items)
+        self.metrics.add(self._verdict_counters[verdict], n_items)
         self._send(client, id_, bytes([verdict]))
 
     def _count(self, codes: bytes) -> None:
@@ -362,6 +372,7 @@ class NetStage(Stage):
 
     def _send(self, client: bytes, id_: bytes, codes: bytes) -> None:
         if client in self._dropped:
+            self.metrics.add(self._answers_lost, 1)
             return
         try:
             send = self._ingest.send
@@ -371,11 +382,12 @@ class NetStage(Stage):
         except zmq.Again:
             self._dropped[client] = DROPPED_FORGET_TURNS
             self.metrics.add(self.metrics["clients_dropped"], 1)
+            self.metrics.add(self._answers_lost, 1)
             self._log.warning("client_dropped", reason="it does not read its answers")
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self.metrics.add(self.metrics["answers_lost"], 1)
+            self.metrics.add(self._answers_lost, 1)
 
     def _quarantined(self, item: bytes) -> None:
         self._log.error("transaction_quarantined", size=len(item), item=item.hex())

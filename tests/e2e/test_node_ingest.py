@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from running_node import IngestClient, RunningNode
 from zmtp_client import MORE, ZmtpClient, frame_head
 
 from node.params import INGEST_MAX_BYTES, INGEST_MAX_FRAME_BYTES, MAX_AMOUNT
+from node.stages.net import MAX_UNANSWERED
 from node.transaction import Input, Output, build, sign, txid
 from node.verdict import Verdict
 
@@ -51,6 +54,23 @@ def counts(node: RunningNode) -> Counter[Verdict]:
     """How often each verdict was given so far."""
     metrics = node.metrics("net")
     return Counter({each: metrics[f"verdict_{each.name.lower()}"] for each in Verdict})
+
+
+@contextmanager
+def accounted(node: RunningNode, expected: Mapping[Verdict, int]) -> Iterator[None]:
+    """What is sent within gets these verdicts and no others, and no item is lost or doubled."""
+    before, verdicts_before = node.metrics("net"), counts(node)
+    yield
+
+    def idle() -> bool:
+        net = node.metrics("net")
+        return bool(net["items_in"] == net["items_out"] and net["clients_waiting"] == 0)
+
+    node.wait_until(idle)
+    net, verdicts = node.metrics("net"), counts(node)
+    assert verdicts - verdicts_before == Counter(expected)
+    assert net["items_in"] - before["items_in"] == sum(expected.values())
+    assert net["items_in"] == net["items_out"] == verdicts.total()
 
 
 def test_no_cryptography_is_mapped_where_the_sockets_are(node: RunningNode) -> None:
@@ -125,12 +145,10 @@ def test_every_rule_has_its_own_verdict(
         Verdict.FEE_BELOW_MINIMUM: [pay(MIN_FEE - 1)],
         Verdict.FEE_BELOW_RELAY: [pay(MIN_FEE + 1)],
     }
-    before = counts(node)
-    for expected, transactions in cases.items():
-        for transaction in transactions:
-            assert verdict(client, transaction) is expected
-    counted = {expected: len(transactions) for expected, transactions in cases.items()}
-    node.wait_until(lambda: counts(node) - before == counted)
+    with accounted(node, {expected: len(sent) for expected, sent in cases.items()}):
+        for expected, transactions in cases.items():
+            for transaction in transactions:
+                assert verdict(client, transaction) is expected
     assert verdict(client, good) is Verdict.ADMITTED
 
 
@@ -184,14 +202,17 @@ def test_requests_that_are_no_requests_are_refused_as_a_whole(
         return Verdict(codes[0])
 
     id_ = b"12345678"
-    assert refused(id_) is Verdict.BAD_REQUEST
-    assert refused(id_, b"") is Verdict.BAD_REQUEST
-    assert refused(id_, b"", b"") is Verdict.BAD_REQUEST
-    assert refused(b"short", b"\1\0", b"x") is Verdict.BAD_REQUEST
-    assert refused(id_, b"\2\0", b"x") is Verdict.BAD_REQUEST
-    assert refused(id_, b"\1\0\0", b"x") is Verdict.BAD_REQUEST
-    assert refused(id_, b"\1\0", b"x", b"y") is Verdict.BAD_REQUEST
-    assert refused(id_, b"\1\0" * 1025, b"x" * 1025) is Verdict.TOO_LARGE
+    with accounted(node, {Verdict.BAD_REQUEST: 8, Verdict.TOO_LARGE: 2}):
+        assert refused(id_) is Verdict.BAD_REQUEST
+        assert refused(id_, b"") is Verdict.BAD_REQUEST
+        assert refused(id_, b"", b"") is Verdict.BAD_REQUEST
+        assert refused(b"short", b"\1\0", b"x") is Verdict.BAD_REQUEST
+        assert refused(id_, b"\2\0", b"x") is Verdict.BAD_REQUEST
+        assert refused(id_, b"\2\0\2\0", b"x") is Verdict.BAD_REQUEST
+        assert refused(id_, b"\1\0\0", b"x") is Verdict.BAD_REQUEST
+        assert refused(id_, b"\1\0", b"x", b"y") is Verdict.BAD_REQUEST
+        assert refused(id_, b"\1\0" * 1025, b"x" * 1025) is Verdict.TOO_LARGE
+        assert refused(id_, b"\1\0", bytes(INGEST_MAX_BYTES + 1)) is Verdict.TOO_LARGE
 
 
 def test_a_message_over_the_limit_is_told_so_and_its_client_is_served_on(
@@ -296,19 +317,21 @@ def test_a_client_that_never_reads_does_not_hinder_others(
         deaf.close()
 
 
-def test_too_many_unanswered_requests_are_told_busy(
-    node: RunningNode, client: IngestClient, funds: Funds
+def test_requests_over_the_limit_of_unanswered_ones_are_told_busy(
+    node: RunningNode, client: IngestClient
 ) -> None:
-    transactions = [funds.pay(50 + n) for n in range(4)] * 100
-    ids = {client.send(transactions) for _ in range(200)}
-    codes = []
-    for _ in range(len(ids)):
-        id_, answer = client.receive()
-        ids.discard(id_)
-        codes.append(answer)
-    assert ids == set()
-    refused = [answer for answer in codes if answer == bytes([Verdict.BUSY])]
-    whole = [answer for answer in codes if len(answer) == len(transactions)]
-    assert len(refused) + len(whole) == len(codes)
-    assert len(whole) >= 64
-    node.wait_until(lambda: node.metrics("net")["clients_waiting"] == 0)
+    transactions = [bytes(200)] * 12
+    over = 10
+    verifier = node.pid("verify-0")
+    assert verifier is not None
+    expected = {Verdict.BAD_VERSION: MAX_UNANSWERED * 12, Verdict.BUSY: over * 12}
+    with accounted(node, expected):
+        os.kill(verifier, signal.SIGSTOP)  # nothing is answered meanwhile
+        try:
+            ids = [client.send(transactions) for _ in range(MAX_UNANSWERED + over)]
+            for id_ in ids[MAX_UNANSWERED:]:
+                assert client.receive() == (id_, bytes([Verdict.BUSY]))
+        finally:
+            os.kill(verifier, signal.SIGCONT)
+        for id_ in ids[:MAX_UNANSWERED]:
+            assert client.receive() == (id_, bytes([Verdict.BAD_VERSION]) * 12)
