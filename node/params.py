@@ -52,7 +52,7 @@ BLOCK_HEADER_BYTES = 128
 # Genesis allocations: 40-byte records; record i is output (i mod 255) of allocation id (i div 255).
 ALLOCATIONS_PER_ID = 255
 
-# Ingest: one client message (DESIGN: at most 1,024 transactions and 256 KiB).
+# Ingest: one client message.
 INGEST_MAX_TRANSACTIONS = 1024
 INGEST_MAX_BYTES = 256 * 1024
 INGEST_MAX_FRAME_BYTES = 2 * INGEST_MAX_BYTES  # what is longer than this is cut off, not answered
