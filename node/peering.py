@@ -64,7 +64,7 @@ LIMITED: Final = {
     FrameType.GET_TRANSACTIONS: MAX_QUESTIONS,
     FrameType.GET_BLOCK: MAX_QUESTIONS,
 }
-MAX_EXPECTED: Final = 4_096  # requests of consensus that are under way
+MAX_EXPECTED: Final = 4_096  # requests of consensus that are under way; the oldest make room
 SETTLED: Final = (Verdict.ADMITTED, Verdict.KNOWN, Verdict.FINAL, Verdict.QUARANTINED)
 VERDICTS_OF_LIARS: Final = frozenset(
     {int(each) for each in Verdict if Verdict.BAD_LENGTH <= each <= Verdict.BAD_SIGNATURE}
@@ -233,7 +233,7 @@ class Peering:
         self._hub.open_bulk(bulk_open)
         if not self._table_told:
             self._tell_table()
-        self._proofs.ask(self._tell)
+        self._proofs.ask(self._tell, now_ns)
         if not self._ids_told:
             self._ids_told = True
             self._hub.broadcast(FrameType.NEIGHBOURS, b"".join(self._ids.values()))
@@ -278,6 +278,11 @@ class Peering:
         """See `HubEvents`."""
         for table in (self._heights, self._ids, self._neighbours):
             table.pop(peer.number, None)
+        self._expected = {
+            request: expected
+            for request, expected in self._expected.items()
+            if expected[0] != peer.number
+        }
         self._filter.gone(peer.number)
         self._proofs.disconnected(peer.number)
         self._metrics.add(self._metrics["peers_dropped"], 1)
@@ -513,9 +518,10 @@ class Peering:
                 assert_never(word)
 
     def _expect(self, request: int, peer: int, items: int) -> None:
-        if not items:
-            self._expected.pop(request, None)
-        elif len(self._expected) < MAX_EXPECTED:
+        self._expected.pop(request, None)
+        if items:
+            if len(self._expected) >= MAX_EXPECTED:  # words that end them get lost
+                del self._expected[next(iter(self._expected))]
             self._expected[request] = (peer, items)
 
     def _blame(self, peer: int, points: int, reason: str) -> None:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from pipeline.eventlog import Log
     from pipeline.intake import Intake
 
+ASK_AGAIN_NS: Final = 4_000_000_000  # challenge and signature may get lost on the links
+ASK_SELDOM_NS: Final = 64_000_000_000  # the pause doubles up to this
+
+_NEVER_NS: Final = 1 << 63
 _CLAIM: Final = struct.Struct("<H64s32s16s")
 
 
@@ -89,37 +93,45 @@ class Proofs:
         self._log = log
         self._node_id = node_id
         self._epoch = epoch
-        self._unproven: set[int] = set()  # peers that have no proof of this node
-        self._to_ask: set[int] = set()
+        # peers that have no proof of this node -> when to ask for one, and the pause after that
+        self._unproven: dict[int, tuple[int, int]] = {}
+        self._due_ns = _NEVER_NS  # no earlier than this is anything to ask
 
     def connected(self, peer: int) -> None:
         """A peer is there."""
-        self._unproven.add(peer)
-        self._to_ask.add(peer)
+        self._unproven[peer] = (0, ASK_AGAIN_NS)
+        self._due_ns = 0
 
     def disconnected(self, peer: int) -> None:
         """A peer is gone."""
-        self._unproven.discard(peer)
-        self._to_ask.discard(peer)
+        self._unproven.pop(peer, None)
 
     def consensus_started(self) -> None:
         """What its predecessor was asked is lost."""
-        self._to_ask = set(self._unproven)
+        self._unproven = dict.fromkeys(self._unproven, (0, ASK_AGAIN_NS))
+        self._due_ns = 0
 
-    def ask(self, tell: Callable[[Challenge], bool]) -> None:
-        """Have challenges signed; `tell` says whether there was room for the word."""
-        for peer in sorted(self._to_ask):
+    def ask(self, tell: Callable[[Challenge], bool], now_ns: int) -> None:
+        """Have challenges signed, again after a while if nothing came of it; `tell` says whether
+        there was room for the word.
+        """
+        if now_ns < self._due_ns:
+            return
+        for peer, (due_ns, pause_ns) in sorted(self._unproven.items()):
+            if now_ns < due_ns:
+                continue
             challenge = self._hub.challenge(peer)
-            if challenge is not None and not tell(
-                Challenge(self._epoch, peer, challenge, self._node_id)
-            ):
+            if challenge is None:
+                del self._unproven[peer]
+            elif tell(Challenge(self._epoch, peer, challenge, self._node_id)):
+                self._unproven[peer] = (now_ns + pause_ns, min(2 * pause_ns, ASK_SELDOM_NS))
+            else:
                 return
-            self._to_ask.discard(peer)
+        self._due_ns = min((due_ns for due_ns, _ in self._unproven.values()), default=_NEVER_NS)
 
     def signed(self, peer: int, validator: int, signature: bytes) -> None:
         """Show a peer who this is."""
-        if peer in self._unproven:
-            self._unproven.discard(peer)
+        if self._unproven.pop(peer, None) is not None:
             self._hub.send(peer, FrameType.PROOF, encode_proof(Proof(validator, signature)))
 
     def claimed(self, peer: PeerInfo, claim: Claim) -> None:

@@ -54,6 +54,7 @@ METRICS = MetricSet.of(
             *TOTALS_METRICS,
             Metric("mempool_bytes", Kind.GAUGE, "bytes", "Bytes of the transactions in it"),
             Metric("orphans", Kind.GAUGE, "items", "Transactions that wait for a parent"),
+            Metric("say_lost", Kind.COUNTER, "words", "Words that net had no room for"),
             Metric("trays_repeated", Kind.COUNTER, "trays", "Further attempts, acknowledged only"),
             Metric("trays_stale", Kind.COUNTER, "trays", "Descriptors of fillings that are gone"),
             Metric("gaps_skipped", Kind.COUNTER, "trays", "Missing numbers given up"),
@@ -158,6 +159,7 @@ class ConsensusStage(TraySink):
         self._totals.publish()
         writer.set(writer["mempool_bytes"], self._mempool.size_bytes)
         writer.set(writer["orphans"], self._mempool.orphan_count)
+        writer.set(writer["say_lost"], self._say.dropped)
         writer.set(writer["trays_repeated"], self.trays_repeated)
         writer.set(writer["trays_stale"], self.trays_stale)
         writer.set(writer["gaps_skipped"], self.gaps_skipped)

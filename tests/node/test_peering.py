@@ -604,14 +604,30 @@ def test_parts_are_taken_when_expected_and_from_whom(net: Net) -> None:
     assert net.turn() == {}
 
 
-def test_expectations_are_bounded(net: Net) -> None:
-    for request in range(MAX_EXPECTED + 1):
+def takes(net: Net, peer: int, request: int) -> bool:
+    """Whether a PART that answers a request is let in."""
+    net.say(peer, FrameType.PART, encode_part(request, 0, [b"a"]))
+    taken, net.intake.offers = bool(net.intake.offers), []
+    return taken
+
+
+def test_expectations_are_bounded_and_the_oldest_make_room(net: Net) -> None:
+    for request in range(MAX_EXPECTED):
         net.order(link.Expect(EPOCH, 1, request, 1))
-    net.say(1, FrameType.PART, encode_part(MAX_EXPECTED, 0, [b"a"]))
-    assert net.intake.offers == []
-    net.order(link.Expect(EPOCH, 1, 0, 0), link.Expect(EPOCH, 1, MAX_EXPECTED, 1))
-    net.say(1, FrameType.PART, encode_part(MAX_EXPECTED, 0, [b"a"]))
-    assert net.intake.take().items == [b"a"]
+    net.order(link.Expect(EPOCH, 1, 0, 1))  # once more, so it is no longer the oldest
+    net.order(link.Expect(EPOCH, 1, MAX_EXPECTED, 1))
+    expected = [request for request in range(MAX_EXPECTED + 1) if takes(net, 1, request)]
+    assert expected == [0, *range(2, MAX_EXPECTED + 1)]
+
+
+def test_nothing_is_expected_of_whoever_has_gone(net: Net) -> None:
+    net.order(link.Expect(EPOCH, 1, 7, 1), link.Expect(EPOCH, 2, 8, 1))
+    info = net.infos[1]
+    net.leave(1)
+    net.infos[1] = info  # numbers are not given twice: this only asks what is kept
+    assert not takes(net, 1, 7)
+    assert takes(net, 2, 8)
+    assert net.peering._expected.keys() == {8}
 
 
 # -- consensus --------------------------------------------------------------------------------

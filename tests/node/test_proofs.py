@@ -13,7 +13,7 @@ from node.network.frames import FrameType
 from node.network.handshake import Proof, decode_proof
 from node.network.link import Challenge
 from node.network.peers import PeerInfo
-from node.proofs import Claim, Proofs, pack_claim, unpack_claim
+from node.proofs import ASK_AGAIN_NS, ASK_SELDOM_NS, Claim, Proofs, pack_claim, unpack_claim
 from node.verdict import Verdict
 from pipeline.tray import Label
 
@@ -63,9 +63,9 @@ class Net:
             self.words.append(word)
         return self.room >= 0
 
-    def asked(self) -> list[int]:
+    def asked(self, now_ns: int = 0) -> list[int]:
         """The peers for which a signature is asked for now."""
-        self.proofs.ask(self.tell)
+        self.proofs.ask(self.tell, now_ns)
         words, self.words = self.words, []
         for word in words:
             assert word == Challenge(EPOCH, word.peer, bytes([word.peer]) * 32, ME)
@@ -105,6 +105,27 @@ def test_a_word_that_is_lost_is_said_again() -> None:
     assert net.asked() == [1]
     net.room = 5
     assert net.asked() == [2]
+
+
+def test_what_brings_no_signature_is_asked_again_and_seldomer() -> None:
+    net = Net()
+    net.proofs.connected(1)
+    assert net.asked(0) == [1]
+    net.proofs.connected(2)
+    now_ns, pauses_ns = 0, []
+    for _ in range(8):
+        asked_ns = now_ns
+        while 1 not in net.asked(now_ns):
+            now_ns += ASK_AGAIN_NS // 2
+        pauses_ns.append(now_ns - asked_ns)
+    assert pauses_ns[:3] == [ASK_AGAIN_NS, 2 * ASK_AGAIN_NS, 4 * ASK_AGAIN_NS]
+    assert pauses_ns[-3:] == [ASK_SELDOM_NS] * 3
+    net.proofs.signed(1, 7, bytes(64))
+    assert net.asked(now_ns + ASK_SELDOM_NS) == [2]
+    net.proofs.connected(3)
+    net.proofs.consensus_started()  # then from the beginning
+    assert net.asked(now_ns) == [2, 3]
+    assert net.asked(now_ns + ASK_AGAIN_NS) == [2, 3]
 
 
 def test_whoever_has_gone_meanwhile_needs_none() -> None:
