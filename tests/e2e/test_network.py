@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from devnet import Devnet, wait_until
 
+from tools.devnet.load import Load
+
 pytestmark = pytest.mark.timeout(240)
 ALL = range(4)
 BLOCKS = {"pace_ms": 100, "empty_pace_s": 1}
+SEED = 5  # of the order in which nodes are killed
+# Of a load whose node dies or is cut off meanwhile.
+PATIENT = ("--resubmit", "--allow-shedding", "--answer-timeout", "3", "--drain-timeout", "60")
 
 
 @pytest.fixture
@@ -50,10 +56,36 @@ def repetitions(net: Devnet, *numbers: int) -> None:
 
 
 def end(net: Devnet, least: int = 0) -> None:
-    """Stop what runs; the chains must be one, whole, and worth what they should be."""
+    """Stop what runs; the chains must be one, whole, and worth what they should be, and nobody has
+    contradicted himself.
+    """
     net.stop()
     assert net.compare_chains() >= least
     net.check_value()
+    net.judge_signatures()
+
+
+def begun(net: Devnet, *numbers: int) -> None:
+    """Wait until load has come to these nodes: it does not wait long for one that is dead."""
+    for number in numbers:
+        wait_until(
+            lambda number=number: net.metrics(number, "net")["requests"],
+            what=f"load on node {number}",
+        )
+
+
+def believed(load: Load) -> None:
+    """Wait for the end of a load, in which every answer must have been right."""
+    for report in load.reports(120):
+        assert report.document is not None, report.line()
+        assert not report.wrong, report.line()
+
+
+def all_final(net: Devnet, *loads: Load) -> None:
+    """Whatever was sent becomes final, and the nodes level; see `Devnet.judge_payments`."""
+    for load in loads:
+        believed(load)
+    wait_until(lambda: len({net.height(number) for number in ALL}) == 1, what="all are level")
 
 
 def test_a_payment_sent_to_any_node_is_final_on_all(net: Devnet) -> None:
@@ -85,26 +117,63 @@ def test_a_killed_node_catches_up_and_votes_again(net: Devnet) -> None:
 
 
 def test_nodes_that_are_killed_in_turn_lose_nothing(net: Devnet) -> None:
-    with net.load(1_600, 0, rate_per_s=150) as load:
-        for victim in (1, 2, 3, 1):
-            net.wait_blocks(2, 0)
+    with net.load(1_600, rate_per_s=150, options=PATIENT) as load:
+        begun(net, *ALL)
+        for victim in Random(SEED).sample(ALL, len(ALL)):
+            others = [number for number in ALL if number != victim]
+            net.wait_blocks(2)
             net.kill(victim)
+            net.wait_blocks(2, *others)  # they go on, whoever it was
             net.start(victim)
-            net.wait_height(net.height(0), victim)
-        (report,) = load.reports(120)
-    assert report.document is not None
-    assert not report.wrong, report.line()
-    wait_until(lambda: len({net.height(number) for number in ALL}) == 1, what="all are level")
-    end(net, least=8)
+            net.wait_height(max(net.height(number) for number in others), victim)
+        all_final(net, load)
+    end(net, least=16)
+    net.judge_payments()
+
+
+def frozen(net: Devnet, victim: int) -> list[int]:
+    """Freeze a node until the others have noticed that it says nothing; returns these."""
+    others = [number for number in ALL if number != victim]
+    wait_until(lambda: figures(net, "validators_voting") == [4] * 4, what="all are heard of")
+    failed = sum(figures(net, "rounds_failed"))
+    net.freeze(victim)
+    for number in others:
+        wait_until(
+            lambda number=number: net.metrics(number, "consensus")["validators_voting"] == 3,
+            what=f"node {number} misses one",
+        )
+    assert sum(net.metrics(number, "consensus")["rounds_failed"] for number in others) > failed
+    return others
 
 
 def test_a_frozen_node_thaws_and_goes_on(net: Devnet) -> None:
-    net.freeze(2)
-    net.wait_blocks(15, 0, 1, 3)  # longer than every timeout
-    net.thaw(2)
-    net.wait_height(net.height(0), 2)
-    net.wait_blocks(3)
+    with net.load(400, 0, 1, 3, rate_per_s=30) as load:
+        others = frozen(net, 2)
+        net.thaw(2)
+        net.wait_height(max(net.height(number) for number in others), 2)
+        wait_until(lambda: figures(net, "validators_voting") == [4] * 4, what="it votes again")
+        all_final(net, load)
     end(net, least=15)
+    net.judge_payments()
+
+
+@pytest.mark.long
+def test_a_node_that_is_frozen_until_it_counts_as_gone_joins_again(net: Devnet) -> None:
+    with net.load(1_500, 0, 1, 3, rate_per_s=30) as load:
+        others = frozen(net, 2)
+        for number in others:
+            wait_until(
+                lambda number=number: net.metrics(number, "net")["peers"] == 2,
+                what=f"node {number} has given it up",
+            )
+        net.thaw(2)
+        for number in ALL:
+            wait_until(lambda number=number: net.metrics(number, "net")["peers"] == 3, what="peers")
+        net.wait_height(max(net.height(number) for number in others), 2)
+        wait_until(lambda: figures(net, "validators_voting") == [4] * 4, what="it votes again")
+        all_final(net, load)
+    end(net, least=100)
+    net.judge_payments()
 
 
 def test_two_of_four_are_no_quorum_and_three_are(net: Devnet) -> None:
@@ -133,15 +202,19 @@ def test_all_at_once_without_power(net: Devnet) -> None:
 
 def test_halves_decide_nothing_and_three_quarters_do(proxied: Devnet) -> None:
     net = proxied
-    net.part((0, 1), (2, 3))
-    stuck = max(net.height(number) for number in ALL) + 1
-    repetitions(net, *ALL)
-    assert max(net.height(number) for number in ALL) <= stuck
-    net.heal()
-    net.wait_blocks(3)
-    net.swallow((0, 1, 2), (3,))
-    net.wait_blocks(5, 0, 1, 2)
-    net.heal()
-    net.wait_height(net.height(0), 3)
-    net.wait_blocks(3)
+    with net.load(300, rate_per_s=40, options=PATIENT) as load:  # to both sides
+        begun(net, *ALL)
+        net.part((0, 1), (2, 3))
+        stuck = max(net.height(number) for number in ALL) + 1
+        repetitions(net, *ALL)
+        assert max(net.height(number) for number in ALL) <= stuck
+        net.heal()
+        net.wait_blocks(3)
+        net.swallow((0, 1, 2), (3,))
+        net.wait_blocks(5, 0, 1, 2)
+        net.heal()
+        net.wait_height(net.height(0), 3)
+        net.wait_blocks(3)
+        all_final(net, load)
     end(net)
+    net.judge_payments()

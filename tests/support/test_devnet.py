@@ -47,6 +47,21 @@ def test_a_node_is_loaded_stopped_and_its_value_is_conserved(alone: Devnet) -> N
     assert alone.compare_chains() >= 1
     alone.check_value()
     alone.check()
+    alone.judge_payments()
+    alone._sent += 1  # as if one had been sent that is nowhere
+    with pytest.raises(AssertionError, match=r"1 payments are not final on node-0: \[300\]"):
+        alone.judge_payments()
+
+
+def test_signatures_are_compared_and_accusations_found(alone: Devnet) -> None:
+    alone.start()
+    alone.wait_height(1)
+    alone.stop()
+    assert alone.judge_signatures() >= 1
+    with alone.places[0].log.open("a") as log:
+        log.write('{"event": "misbehaviour", "validator": 0}\n')
+    with pytest.raises(AssertionError, match="node-0 accuses an honest one"):
+        alone.judge_signatures()
 
 
 def test_a_killed_node_is_gone_and_goes_on_when_started_again(alone: Devnet) -> None:
