@@ -189,7 +189,7 @@ def test_two_of_four_are_no_quorum_and_three_are(net: Devnet) -> None:
     end(net)
 
 
-def test_all_at_once_without_power(net: Devnet) -> None:
+def test_all_killed_at_once(net: Devnet) -> None:
     with net.load(1_000, 0, rate_per_s=500) as load:
         net.wait_blocks(3)
         net.kill(*ALL)

@@ -14,7 +14,6 @@ leaves the directory.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 for place in (HERE.parent / "support", HERE.parent.parent):
@@ -37,12 +36,6 @@ for place in (HERE.parent / "support", HERE.parent.parent):
 
 import psutil  # noqa: E402
 from devnet import Devnet  # noqa: E402
-
-from node.consensus.messages import Certified  # noqa: E402
-from node.consensus.wire import decode  # noqa: E402
-from node.exchange.outbox import LIE  # noqa: E402
-from node.genesis import genesis_id  # noqa: E402
-from node.storage.chain import ChainStore  # noqa: E402
 
 NODES = 4
 WITNESS = 0  # is never killed, so that one life is as long as the soak; frozen and cut off it is
@@ -228,51 +221,6 @@ class Soak:
                 raise Failed(f"descriptors grow by {descriptors:.1f} a minute: {what}")
         return grown
 
-    def judge_payments(self, count: int) -> None:
-        """Everything that was sent is final, on every node."""
-        ids = self.net.workload.columns.txids[:count]
-        for number in range(NODES):
-            with self.opened(number) as store:
-                lost = [n for n, each in enumerate(ids) if not store.find_transaction(bytes(each))]
-            if lost:
-                raise Failed(f"{len(lost)} payments are not final on node {number}: {lost[:5]}")
-
-    def judge_signatures(self) -> int:
-        """No validator has signed two values in one place; returns how many signatures that is."""
-        said: dict[tuple[int, int, int, int], bytes] = {}
-        for number in range(NODES):
-            with self.opened(number) as store:
-                for height in range(1, store.tip.height + 1):
-                    raw = store.certificate(height)
-                    assert raw is not None
-                    certified = decode(raw)
-                    assert isinstance(certified, Certified)
-                    of = certified.certificate
-                    for validator, _ in of.signatures:
-                        place = (validator, of.height, of.round, int(of.type))
-                        if said.setdefault(place, of.value) != of.value:
-                            raise Failed(f"validator {validator} has signed twice: {place}")
-            for event in self.events(number):
-                accuses = event["event"] in ("misbehaviour", "agreement_broken")
-                # one who was frozen has let others wait: that is worth less than a lie
-                if accuses or (event["event"] == "peer_blamed" and event["points"] >= LIE):
-                    raise Failed(f"node {number} accuses an honest one: {event}")
-        return len(said)
-
-    def events(self, number: int) -> Iterator[dict[str, Any]]:
-        with self.net.places[number].log.open(errors="replace") as log:
-            for line in log:
-                if line.startswith("{"):
-                    yield json.loads(line)
-
-    @contextmanager
-    def opened(self, number: int) -> Iterator[ChainStore]:
-        store = ChainStore(self.net.places[number].datadir / "store", genesis_id(self.net.genesis))
-        try:
-            yield store
-        finally:
-            store.close()
-
 
 def slope_per_min(points: list[tuple[float, int]]) -> float:
     """The median of the slopes between points that lie half of the time apart (Theil and Sen)."""
@@ -316,8 +264,8 @@ def soak(root: Path, minutes: float, seed: int, rate: float, say: Callable[[str]
         net.stop()
         height = net.compare_chains()
         net.check_value()
-        run.judge_payments(count)
-        signatures = run.judge_signatures()
+        net.judge_payments()
+        signatures = net.judge_signatures()
         grown = run.judge_growth()
         net.check(WITNESS)
     done = ", ".join(f"{number} x {name}" for name, number in sorted(run.faults.items()))

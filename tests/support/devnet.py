@@ -9,13 +9,14 @@ have stopped.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from typing import Any
 import psutil
 from tcp_proxy import Direction, Proxies
 
+from node.consensus.messages import Certified
+from node.consensus.wire import decode
+from node.exchange.outbox import LIE
 from node.genesis import Genesis, genesis_id, supply_at
 from node.storage.chain import ChainStore
 from tools.devnet.chain import make_chain
@@ -246,6 +250,52 @@ class Devnet:
             with ExitStack() as stack:
                 store = _opened(self.places[number], self.genesis, stack)
                 assert store.supply() == supply_at(self.genesis, store.tip.height)
+
+    def judge_signatures(self) -> int:
+        """No validator has signed two values in one place, as far as the certificates of all nodes
+        tell, and no node accuses another of a lie; returns how many signatures that is.
+        """
+        said: dict[tuple[int, int, int, int], bytes | None] = {}
+        for place in self.places:
+            with self.opened(place.number) as store:
+                for height in range(1, store.tip.height + 1):
+                    raw = store.certificate(height)
+                    assert raw is not None
+                    certified = decode(raw)
+                    assert isinstance(certified, Certified)
+                    of = certified.certificate
+                    for validator, _ in of.signatures:
+                        where = (validator, of.height, of.round, int(of.type))
+                        assert said.setdefault(where, of.value) == of.value, (
+                            f"validator {validator} has signed twice: {where}"
+                        )
+            for event in self.events(place.number):
+                accuses = event["event"] in ("misbehaviour", "agreement_broken")
+                # one who was frozen has let others wait: that is worth less than a lie
+                accuses = accuses or (event["event"] == "peer_blamed" and event["points"] >= LIE)
+                assert not accuses, f"{place.name} accuses an honest one: {event}"
+        return len(said)
+
+    def judge_payments(self) -> None:
+        """Everything that was sent is final, on every node."""
+        ids = self.workload.columns.txids[: self._sent]
+        for place in self.places:
+            with self.opened(place.number) as store:
+                lost = [n for n, each in enumerate(ids) if not store.find_transaction(bytes(each))]
+            assert not lost, f"{len(lost)} payments are not final on {place.name}: {lost[:5]}"
+
+    def events(self, number: int) -> Iterator[dict[str, Any]]:
+        """What a node's log tells."""
+        with self.places[number].log.open(errors="replace") as log:
+            for line in log:
+                if line.startswith("{"):
+                    yield json.loads(line)
+
+    @contextmanager
+    def opened(self, number: int) -> Iterator[ChainStore]:
+        """The chain of a node that does not run, in a context."""
+        with ExitStack() as stack:
+            yield _opened(self.places[number], self.genesis, stack)
 
     def check(self, *numbers: int) -> None:
         """`timed check --replay` has nothing to say against some nodes, or all."""
