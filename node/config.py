@@ -26,21 +26,24 @@ from node.errors import ConfigError
 MAX_CONFIG_BYTES: Final = 64 * 1024
 """A config.toml above this is not one: the commented example has a tenth of it."""
 
+MAX_SHOWN: Final = 80
+"""Characters of what an operator wrote that an error repeats."""
+
 RPC_PORTS: Final[Mapping[str, int]] = {"main": 24101, "test": 24201, "dev": 24301}
 """Network name -> RPC port; ingest listens on the port after it, notifications on the next."""
 
 Endpoint = Annotated[
-    str, Meta(pattern=r"^tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+|\*):[0-9]{1,5}$")
+    str, Meta(pattern=r"^tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+|\*):[0-9]{1,5}\Z")
 ]
 """A ZeroMQ endpoint, tcp://ADDRESS:PORT; the port's range is checked by ``port_of``."""
 
 PeerAddress = Annotated[
-    str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$", max_length=300)
+    str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}\Z", max_length=300)
 ]
 """Where a node listens for others, ADDRESS:PORT; the port's range is checked by ``port_of``."""
 
 OptionalPeerAddress = Annotated[
-    str, Meta(pattern=r"^((\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$", max_length=300)
+    str, Meta(pattern=r"^((\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?\Z", max_length=300)
 ]
 
 
@@ -238,7 +241,7 @@ class RpcSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ]
     rpcauth: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[^:$]{1,64}:[0-9a-zA-Z]{1,64}\$[0-9a-f]{64}$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^[^:$]{1,64}:[0-9a-zA-Z]{1,64}\$[0-9a-f]{64}\Z")], ...],
         Meta(
             max_length=32,
             description="Users beside the cookie in the data directory, each NAME:SALT$DIGEST with "
@@ -430,8 +433,18 @@ def _load(text: bytes, path: str) -> dict[str, Any]:
         )
         what, where = found.groups() if found else (str(error), "an unknown place")
         raise ConfigError(
-            f"{path} is not valid TOML at {where}: {what[:1].lower()}{what[1:]}",
+            f"{path} is not valid TOML at {where}: {_cut(what[:1].lower() + what[1:])}",
             'correct that line (keys are written as name = value, text in "quotes")',
+        ) from None
+    except RecursionError:
+        raise ConfigError(
+            f"{path} has arrays or tables nested too deeply",
+            "remove them: no key takes more than a list of texts",
+        ) from None
+    except ValueError as error:  # Python's own limit: tomllib hands it on as it is
+        raise ConfigError(
+            f"{path} holds a number with too many digits ({_cut(str(error))})",
+            "write a number in the range that the comment above its key gives",
         ) from None
 
 
@@ -444,15 +457,17 @@ def _unknown_section(section: str, table: object, path: str) -> ConfigError:
                 f"move it below a line [{homes[0]}]",
             )
         return ConfigError(
-            f"unknown key {section!r} in {path}", _instead(section, [k for _, k in keys()])
+            f"unknown key {_name(section)} in {path}", _instead(section, [k for _, k in keys()])
         )
-    return ConfigError(f"unknown section [{section}] in {path}", _instead(section, list(_SECTIONS)))
+    return ConfigError(
+        f"unknown section [{_name(section)[1:-1]}] in {path}", _instead(section, list(_SECTIONS))
+    )
 
 
 def _unknown_key(section: str, key: str, path: str) -> ConfigError:
     homes = [home for home, name in keys() if name == key]
     remedy = f"move it to [{homes[0]}]" if homes else _instead(key, list(_TYPES[section]))
-    return ConfigError(f"unknown key {key!r} in section [{section}] of {path}", remedy)
+    return ConfigError(f"unknown key {_name(key)} in section [{section}] of {path}", remedy)
 
 
 def _instead(given: str, valid: list[str]) -> str:
@@ -480,12 +495,23 @@ def _addresses(value: object) -> list[str]:
 
 
 def _wrong_value(section: str, key: str, value: object, path: str) -> ConfigError:
-    shown = json.dumps(value, default=str)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    try:
+        shown = _cut(json.dumps(value, default=str))
+    except (ValueError, RecursionError):  # a hexadecimal number, or tables, without end
+        shown = "(too long to be shown)"
     return ConfigError(
         f"{key} = {shown} in section [{section}] of {path} is not valid",
         f"write {_expected(section, key)}",
     )
+
+
+def _name(given: str) -> str:
+    """A key or section that there is none of, in quotes, on one line."""
+    return repr(_cut(given))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
 def _check_together(config: Config, path: str) -> None:

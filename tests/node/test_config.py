@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node.config import Config, defaults, example, keys, network_of, parse
 from node.datadir import layout
@@ -179,6 +181,19 @@ REFUSED: list[tuple[bytes, list[str]]] = [
     (b"[block]\npace_ms = 100\npace_ms = 200", ["TOML", "overwrite"]),
     (b"[log]\nlevel = 'a\xff'", ["line 2", "UTF-8"]),
     (b"#" * 70_000, ["70,000 bytes"]),
+    (b"[verify]\nworkers = " + b"9" * 5_000, ["too many digits", "4300", "range"]),
+    (b"[verify]\nworkers = 0x" + b"f" * 3_600, ["workers = (too long", "0 to 64"]),
+    (b"[pipeline]\nfuse = " + b"[" * 5_000 + b"]" * 5_000, ["nested too deeply", "remove them"]),
+    (b"[pipeline]\nfuse = " + b"{a=" * 5_000, ["nested too deeply", "remove them"]),
+    (b"[verify]\nworkers" + b".a" * 2_000 + b" = 1", ["workers = (too long", "0 to 64"]),
+    (b"[verify]\n" + b"w" * 60_000 + b" = 1", ["'wwww", "...'", "[verify]"]),
+    (b"[" + b"w" * 60_000 + b"]", ["[wwww", "...]"]),
+    (b'["new\\nline"]', ["[new\\nline]"]),
+    (b'["' + b"w" * 30_000 + b'"]\n["' + b"w" * 30_000 + b'"]', ["TOML", "line 2", "..."]),
+    (b'[rpc]\nlisten = "127.0.0.1:5\\n"', ["listen", '"ADDRESS:PORT"']),
+    (b'[network]\nnotify = "tcp://127.0.0.1:5\\n"', ["notify", "tcp://ADDRESS:PORT"]),
+    (b'[network]\npeers = ["a:5\\n"]', ["peers", 'a list of "ADDRESS:PORT"']),
+    (f'[rpc]\nrpcauth = ["{USER}\\n"]'.encode(), ["rpcauth", "NAME:SALT$DIGEST"]),
 ]
 
 
@@ -190,7 +205,60 @@ def test_what_is_wrong_is_one_line_that_names_it(text: bytes, named: list[str]) 
     for part in ["/d/config.toml", "; ", *named]:
         assert part in message
     assert "\n" not in message
+    assert len(message) < 500
     assert caught.value.exit_status == 2
+
+
+def refusal(text: bytes) -> str | None:
+    """What is said against a file; any other error is a failure of the test."""
+    try:
+        parse(text, "/d/config.toml", "dev")
+    except ConfigError as error:
+        return error.message
+    return None
+
+
+def accepted_or_refused(text: bytes) -> None:
+    """Nothing but a configuration or a ConfigError of one line comes of a file."""
+    message = refusal(text)
+    if message is not None:
+        assert "/d/config.toml" in message
+        assert "; " in message
+        assert len(message.splitlines()) == 1
+        assert len(message) < 1_000
+
+
+# What TOML is made of, and what its readers have stumbled over.
+PIECES = st.sampled_from(
+    [*b"=[]{}\"'.,#\n\r\t _-+:\\"]  # as numbers: a byte each
+    + [b"[[", b'"""', b"'''", b"\\u0000", b"\\ud800", b"\xff", b"\xc2\x85", b"\xe2\x80\xa8"]
+    + [b"nan", b"-inf", b"1e999", b"0x", b"0o7", b"true", b"1979-05-27T07:32:00Z", b"07:32:00"]
+    + [b"9" * 5_000, b"0x" + b"f" * 4_000, b"[" * 3_000, b"{a=" * 3_000, b"a." * 2_000, b"{}"]
+    + [name.encode() for pair in keys() for name in pair]
+).map(lambda piece: bytes((piece,)) if isinstance(piece, int) else piece)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300) | st.lists(PIECES, max_size=12).map(b"".join))
+def test_any_bytes_are_accepted_or_refused(text: bytes) -> None:
+    accepted_or_refused(text)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_an_example_in_which_anything_changes_is_accepted_or_refused(data: st.DataObject) -> None:
+    text = re.sub(rb"(?m)^#(\w+ = )", rb"\1", example("dev").encode())
+    text = re.sub(rb"(?m)^(#.*)?\n", b"", text)  # without it most changes are in comments
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 6)))
+        piece = data.draw(PIECES | st.binary(max_size=6))
+        # a whole value as often as any bytes: those in the middle of a word are soon refused
+        if data.draw(st.booleans()):
+            start = text.find(b" = ", start) + 3
+            end = max(start, text.find(b"\n", start))
+        text = text[:start] + piece + text[end:]
+    accepted_or_refused(text)
 
 
 def test_a_core_list_that_cannot_be_is_the_configuration_s_fault() -> None:
