@@ -334,6 +334,8 @@ def _unpack(content: bytes, salt: bytes, public_key: bytes, path: str) -> Signer
             f"{path} belongs to another key than this validator's",
             "put that key back, or move the file away (see timed resume-signing --help)",
         )
+    if step not in iter(SignerStep):
+        raise SignerStateError(f"{path} is damaged", LOST_REMEDY)
     if not has_signature:
         signed = signature = b""
     return SignerState(height, round_, SignerStep(step), signed, signature)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,3 +143,25 @@ def test_build_block_names_its_transactions() -> None:
     assert block.header == BlockHeader(
         1, 7, 8, 9, b"p" * 32, merkle_root([b"i" * 32], SALT), b"o" * 32
     )
+
+
+@given(damaged(HEADER.encode()))
+def test_any_bytes_are_a_header_or_are_refused(data: bytes) -> None:
+    try:
+        assert BlockHeader.decode(data).encode() == data
+    except BlockFormatError:
+        assert len(data) != 128
+
+
+BODY = b"".join(
+    bytes((1, i, o, w)) + bytes(34 * i + 40 * o + 96 * w) for i, o, w in [(1, 2, 1)] * 3
+)
+
+
+@given(damaged(BODY), st.integers(0, 5) | st.integers(0, 2**32 - 1))
+def test_any_body_is_split_whole_or_refused(data: bytes, count: int) -> None:
+    try:
+        transactions = split_transactions(data, count)
+    except BlockFormatError:
+        return
+    assert (b"".join(transactions), len(transactions)) == (data, count)

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from damage import damaged, damaged_json
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from node.consensus.effects import ReportMisbehaviour
@@ -212,3 +215,24 @@ def test_what_is_no_evidence_of_this_case_is_not_read_as_one(world: World) -> No
     world.files.write(case.name, b"")
     with pytest.raises(EvidenceError, match="damaged"):
         read_evidence(world.files, case, GENESIS)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_damaged_file_is_evidence_of_its_case_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    files = Directory(tmp_path_factory.getbasetemp())
+    case = Case(7, 2, 1, "prevote")
+    report = two()
+    first, second = (encode(each) for each in (report.first, report.second))
+    content = {"format": 1, "genesis": GENESIS.hex(), **case._asdict()}
+    content |= {"first": data.draw(damaged(first)).hex(), "second": second.hex()}
+    text = json.dumps(content).encode()
+    files.write(case.name, data.draw(st.just(text) | damaged_json(text)))
+    try:
+        found = read_evidence(files, case, GENESIS)
+    except EvidenceError:
+        return
+    for each in found:
+        assert (each.height, each.round, each.validator) == (7, 2, 1)

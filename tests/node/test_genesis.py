@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from damage import damaged, damaged_json
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.genesis import (
@@ -229,3 +230,50 @@ def test_rewards_never_exceed_the_bound(reward: int, total: int, height: int) ->
     assert supply_at(genesis, 0) == total
     assert supply_at(genesis, height) <= MAX_AMOUNT
     assert supply_at(genesis, height) - supply_at(genesis, height - 1) == reward_at(genesis, height)
+
+
+@settings(max_examples=300)
+@given(damaged_json(genesis_to_json(GENESIS)))
+def test_any_damaged_json_is_a_genesis_or_refused(data: bytes) -> None:
+    try:
+        genesis = genesis_from_json(data)
+    except GenesisError:
+        return
+    assert genesis_from_json(genesis_to_json(genesis)) == genesis
+    assert len(genesis_id(genesis)) == 32
+
+
+ALLOTTED = encode_allocations(np.array([1, 2, 2**40], np.uint64), np.ones((3, 32), np.uint8))
+
+
+@given(damaged(ALLOTTED))
+def test_any_damaged_allocations_are_described_or_refused_and_never_taken_for_others(
+    data: bytes,
+) -> None:
+    genesis = msgspec.structs.replace(GENESIS, allocations=describe_allocations(ALLOTTED))
+    try:
+        found = describe_allocations(data)
+        values = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 40)]
+        assert (found.count, found.total) == (len(values), sum(values))
+    except GenesisError:
+        found = None
+    try:
+        check_allocations(data, genesis)
+        assert data == ALLOTTED
+    except GenesisError:
+        assert data != ALLOTTED
+
+
+def test_any_damaged_allocation_file_is_judged_as_its_bytes_are(tmp_path: Path) -> None:
+    path = tmp_path / "genesis.alloc"
+    genesis = msgspec.structs.replace(GENESIS, allocations=describe_allocations(ALLOTTED))
+
+    @given(damaged(ALLOTTED))
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            assert read_allocations(path, genesis) == data == ALLOTTED
+        except GenesisError:
+            assert data != ALLOTTED
+
+    read()

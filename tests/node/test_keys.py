@@ -11,6 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from damage import damaged
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.keys import (
     KeyFileError,
@@ -204,3 +207,20 @@ def test_which_validator_has_a_key(tmp_path: Path) -> None:
     assert [validator_index(key, genesis, tmp_path) for key in keys] == [0, 1, 2]
     with pytest.raises(KeyFileError, match="not a validator's of this chain"):
         validator_index(b"\xff" * 32, genesis, tmp_path)
+
+
+def test_any_damaged_file_holds_one_key_or_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path, SEED)
+    whole = path.read_bytes()
+
+    @given(damaged(whole) | st.binary(max_size=100))
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            key = read_key_file(path)
+        except KeyFileError:
+            return
+        assert data.split() == [b"timed-validator-key", b"1", bytes(key).hex().encode()]
+
+    read()

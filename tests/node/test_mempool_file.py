@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from damage import damaged
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mempool_model import check
 from payments import ALICE, BOB, Chain, Payment, admit, commit, pay, pending, submit
 
@@ -142,8 +146,8 @@ def test_truncation_anywhere_and_an_appendix_are_noticed(
     admit(pool, spend(coins, 0))
     save(pool, path, GENESIS)
     whole = path.read_bytes()
-    for damaged in [whole[:at] for at in range(0, len(whole), 3)] + [whole + b"x"]:
-        path.write_bytes(damaged)
+    for content in [whole[:at] for at in range(0, len(whole), 3)] + [whole + b"x"]:
+        path.write_bytes(content)
         assert load(Mempool(chain, LIMITS, 0), path, GENESIS, 0).ignored is not None
 
 
@@ -185,3 +189,36 @@ def test_a_failed_save_leaves_the_earlier_file(chain: Chain, coins: Payment, pat
     path.with_name("mempool.dat.new").write_bytes(b"left over from a crash")
     save(pool, path, GENESIS)
     assert os.listdir(path.parent) == ["mempool.dat"]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_damaged_file_is_loaded_or_told(
+    saved: tuple[Chain, Path, bytes], data: st.DataObject
+) -> None:
+    """Half of the time with the length and the checksum that the damaged content needs."""
+    chain, path, whole = saved
+    content = data.draw(damaged(whole))
+    if data.draw(st.booleans()) and len(content) > 144:
+        head, body = content[:104], content[112:-32]
+        content = head + len(body).to_bytes(8, "little") + body
+        content += hashlib.blake2b(content, digest_size=32).digest()
+    path.write_bytes(content)
+    pool = Mempool(chain, LIMITS, 0)
+    report = load(pool, path, GENESIS, 300)
+    if report.ignored is None:
+        assert report.reloaded.admitted_count == len(pool)
+    else:
+        assert (len(pool), pool.counters) == (0, Counters())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, Path, bytes]:
+    """A chain, and a file of a few transactions on it."""
+    chain = Chain()
+    pool = Mempool(chain, LIMITS, 0)
+    coins = chain.fund(*[(100_000, ALICE)] * 4)
+    admit(pool, *(spend(coins, index) for index in range(4)), now_ms=100)
+    path = tmp_path_factory.mktemp("any-bytes") / "mempool.dat"
+    save(pool, path, GENESIS)
+    return chain, path, path.read_bytes()

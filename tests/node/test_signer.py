@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 import signer_cuts
-from hypothesis import given
+from damage import damaged
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey, VerifyKey
 from signer_cuts import ME, PUBLIC_KEY, SALT, Machine, Witness, as_it_is, fake_sign, message_at
@@ -415,3 +416,35 @@ def test_only_messages_of_these_types_exist() -> None:
     assert signer.state is not None
     assert signer.state.step is SignerStep.PRECOMMIT
     assert msgspec.structs.asdict(signer.state)["signed"] == signed_bytes(vote, SALT)
+
+
+# -- any bytes -----------------------------------------------------------------------------------
+
+
+def sealed(content: bytes) -> bytes:
+    """A slot whose checksum is right."""
+    digest = blake2b(content, digest_size=32, person=b"TIME/signer/v1".ljust(16, b"\0")).digest()
+    return (content + digest).ljust(SLOT_BYTES, b"\0")
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_any_damaged_state_is_read_or_refused(data: st.DataObject) -> None:
+    """Half of the time each slot is damaged within its checksum, which is right then."""
+    disk = signer_cuts.fresh_disk()
+    signer = signer_on(disk)
+    signer.sign(message_at((3, 2, 1), 1))
+    signer.close()
+    whole = disk.read(STATE_NAME)
+    if data.draw(st.booleans()):
+        size = record_bytes() - 32
+        changed = [data.draw(damaged(whole[at : at + size])) for at in (0, SLOT_BYTES)]
+        whole = b"".join(sealed(each[:size].ljust(size, b"\0")) for each in changed)
+    else:
+        whole = data.draw(damaged(whole))
+    try:
+        state = read_state(SimDisk({STATE_NAME: whole}), SALT, PUBLIC_KEY)
+    except SignerStateError:
+        return
+    assert state is not None
+    assert isinstance(state.step, SignerStep)

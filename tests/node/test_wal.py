@@ -9,6 +9,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from damage import damaged
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sim_disk import PowerCut, SimDisk, When
 
 from node.consensus.messages import (
@@ -554,3 +557,32 @@ def test_descriptors_are_given_back(tmp_path: Path, act: Callable[[Wal], object]
     with pytest.raises(WalDamaged):
         wal.recover(1)
     assert n_open() == before
+
+
+# -- any bytes -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_damaged_log_is_recovered_or_refused_and_then_left_alone(data: st.DataObject) -> None:
+    """Of some records the contents are damaged and their checksums made right again."""
+    disk = SimDisk()
+    written = synced(8, disk)
+    if data.draw(st.booleans()):
+        log = disk.read(FILE)[:HEAD_BYTES]
+        for message in written:
+            content = data.draw(st.just(encode(message)) | damaged(encode(message)))
+            durable = data.draw(st.just(len(log)) | st.integers(0, 2**64 - 1))
+            log += record(len(log), durable, data.draw(st.integers(0, 2)), content)
+    else:
+        log = data.draw(damaged(disk.read(FILE)))
+        if data.draw(st.booleans()):
+            log = log[:48] + blake2b(log[:48], digest_size=16).digest() + log[HEAD_BYTES:]
+    disk = SimDisk({FILE: log})
+    try:
+        found = wal_on(disk).recover(1)
+    except (WalDamaged, ForeignWal, NewerWal):
+        assert disk.read(FILE) == log
+        return
+    assert wal_on(disk).recover(1) == found
+    assert log.startswith(disk.read(FILE))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
+import struct
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from bodies import block_of, payment, run_apart
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
-from node.block import Block
+from node.block import Block, BlockHeader
 from node.storage.blockfile import (
     FILE_HEAD_BYTES,
     RECORD_HEAD_BYTES,
@@ -24,6 +30,7 @@ from node.storage.errors import (
     ForeignStore,
     NewerStore,
     StoreDamaged,
+    StoreError,
     StoreUnwritable,
 )
 
@@ -505,3 +512,66 @@ def test_what_is_kept_is_durable(tmp_path: Path) -> None:
     """An earlier life may have died between append and sync, or because of a failed sync."""
     told = run_apart(UNSYNCED_BEFORE, tmp_path)
     assert told.startswith(f"cannot sync {tmp_path / 'blocks-00000.dat'} (Input/output error); ")
+
+
+def sealed(payload: bytes) -> bytes:
+    """A record whose length and checksum are right."""
+    checksum = hashlib.blake2b(payload, digest_size=16).digest()
+    return struct.pack("<4sI16s", RECORD_MAGIC, len(payload), checksum) + payload
+
+
+class Written(NamedTuple):
+    """One file of three blocks, and how it was when it was whole."""
+
+    directory: Path
+    locations: list[BodyLocation]
+    whole: bytes
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    directory = tmp_path_factory.mktemp("any-bytes")
+    files = BlockFiles(directory, GENESIS_ID)
+    locations = append(files, make_blocks(3))
+    files.close()
+    return Written(directory, locations, files.path(0).read_bytes())
+
+
+@st.composite
+def damaged_file(draw: DrawFn, written: Written) -> tuple[bytes, list[BodyLocation]]:
+    """The file damaged anywhere, or within its checksums, which are right then."""
+    data, locations = written.whole, list(written.locations)
+    if draw(st.booleans()):
+        return draw(damaged(data)), locations
+    records = [data[each.offset + RECORD_HEAD_BYTES : each.end] for each in locations]
+    data = data[:FILE_HEAD_BYTES]
+    for record in records:
+        changed = sealed(draw(damaged(record)))
+        locations.append(BodyLocation(0, len(data), len(changed)))
+        data += changed
+    return data, locations
+
+
+@given(st.data())
+def test_any_damaged_file_is_read_or_refused(written: Written, data: st.DataObject) -> None:
+    files = BlockFiles(written.directory, GENESIS_ID)
+    content, locations = data.draw(damaged_file(written))
+    files.path(0).write_bytes(content)
+    found: list[tuple[BodyLocation, BlockHeader]] = []
+    with suppress(StoreError):
+        found += files.scan()
+    for location in [*locations, *(each for each, _ in found)]:
+        try:
+            header = files.read_header(location)
+            block = files.read(location)
+        except StoreError:
+            continue
+        assert block.header == header
+        assert len(block.transactions) == len(block.txids) == header.n_transactions
+    try:
+        kept = files.recover(None, 3)
+    except StoreError:
+        assert not found
+    else:
+        assert set(kept.values()) <= {each for each, header in found if header.height == 3}
+    files.close()
