@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from node.config import RpcSection
 from node.errors import ListenError
@@ -30,6 +30,10 @@ from pipeline.metrics import MetricWriter
 FAILURE_PAUSE_S: Final = 0.25  # before a wrong password is answered: four guesses a connection
 MAX_HEADER_BYTES: Final = 8 * 1024  # of a line or field of the head
 BACKLOG: Final = 128
+WAITS: Final = "100-continue"
+"""Of a client that sends its body only when it is told that it may, as curl from 1 MiB on; which
+that is, aiohttp leaves to a framework (RFC 9110, 10.1.1).
+"""
 FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For")  # what proxies add
 OLD_AGENT: Final = "AuthServiceProxy"
 """How python-bitcoinrpc calls itself, whose batches say 2.0 and want answers of 1.0."""
@@ -153,6 +157,8 @@ class Server:
         """The body, None if it is larger than it may be; then most of it was never read."""
         if (request.content_length or 0) > self._max_body:
             return None
+        if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == WAITS:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         pieces: list[bytes] = []
         size = 0
         async for piece in request.content.iter_any():

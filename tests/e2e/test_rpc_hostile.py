@@ -112,6 +112,41 @@ def test_a_huge_body_in_chunks(node: RunningNode) -> None:
         assert everything(sock)[:12] in (b"HTTP/1.1 413", b"")
 
 
+BODY = b'{"method": "getblockhash", "params": [0], "id": 1}'
+WAITING = f"Content-Length: {len(BODY)}", "Expect: 100-Continue"
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_a_body_that_waits_to_be_let_in(node: RunningNode) -> None:
+    """As curl sends its large ones: twice on one connection."""
+    with connected(node) as sock, sock.makefile("rb") as answers:
+        for _ in range(2):
+            sock.sendall(head(node, *WAITING))
+            assert answers.readline() + answers.readline() == GO_ON
+            sock.sendall(BODY)
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            lines = {each.lower() for each in iter(answers.readline, b"\r\n")}
+            (size,) = (int(each[16:]) for each in lines if each.startswith(b"content-length: "))
+            assert json.loads(answers.read(size))["error"] is None
+
+
+def test_nobody_is_told_to_send_what_nobody_will_read(node: RunningNode) -> None:
+    with connected(node) as sock:
+        sock.sendall(head(node, f"Content-Length: {1 << 30}", "Expect: 100-continue"))
+        assert everything(sock).startswith(b"HTTP/1.1 413")
+    with connected(node) as sock:
+        sock.sendall("\r\n".join(["POST / HTTP/1.1", "Host: x", *WAITING, "", ""]).encode())
+        assert everything(sock).startswith(b"HTTP/1.1 401")
+    with connected(node) as sock:  # 1.0 knows no such thing
+        sock.sendall(head(node, *WAITING).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(DEADLINE_S)
+        sock.sendall(BODY)
+        assert everything(sock).startswith(b"HTTP/1.0 200")
+
+
 def test_a_client_that_sends_a_byte_now_and_then(node: RunningNode) -> None:
     with connected(node) as slow_head, connected(node) as slow_body:
         slow_body.sendall(head(node, "Content-Length: 1000"))
