@@ -45,6 +45,8 @@ ASKED = {
     "rpc.send_per_s": (4_000, 10_000, True),
     "rpc.flood_effect": (0.9, 0.97, True),
     "monitor.node_effect": (0.97, 0.99, True),
+    "start.ready_s": (3, 1, False),
+    "systemd.exposure": (2.0, 1.4, False),
 }
 
 
@@ -103,6 +105,15 @@ def test_a_workload_outlasts_what_is_measured() -> None:
     assert everything.outputs >= everything.transactions
     assert SURFACE_QUICK.need(list(Subject), "avx512").transactions < 100_000
     assert scale.estimate_s(list(Subject), "avx512") < 15 * 60
+
+
+def test_only_what_is_used_is_prepared() -> None:
+    scale = SurfaceScale()
+    (started,) = scale.needs([Subject.START, Subject.UNIT], "nacl")
+    assert started.outputs == 1_000_000
+    assert scale.needs([Subject.UNIT], "nacl") == []
+    assert scale.needs([Subject.CALLS], "nacl") == [scale.need([Subject.CALLS], "nacl")]
+    assert scale.needs(list(Subject), "nacl") == [scale.need(list(Subject), "nacl"), started]
 
 
 @pytest.mark.parametrize("bad", [{"rounds": 0}, {"seconds": 0.1}, {"seconds": 1e6}])
@@ -271,6 +282,58 @@ def test_the_command_measures_prints_writes_and_cleans(tmp_path: Path) -> None:
     assert figures["monitor.node_effect"] == pytest.approx(rates[0] / rates[1], rel=0.01)
     assert one["subjects"]["sending"]["counted"]["units"] % 200 == 0
     assert not work.exists()
+
+
+def test_a_start_is_measured_on_a_chain_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.bench", "surface", "--quick", "--only", "start.ready_s"]
+    command += ["--json", str(tmp_path / "out.json"), "--work", str(tmp_path / "work")]
+    began_s = time.monotonic()
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out.json").read_bytes())
+    assert document["figures"].keys() == {"start.ready_s"}
+    assert 0 < document["figures"]["start.ready_s"] < time.monotonic() - began_s
+    (one,) = document["rounds"]
+    assert one["subjects"]["start"]["outputs"] == SURFACE_QUICK.start_outputs
+    assert "preparing 1 payments" in done.stderr
+
+
+SAYS = "#!/bin/sh\necho '{said}'\necho 'bad option' >&2\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("→ Overall exposure level for timed.service: 1.2 OK", 1.2),
+        ("→ Overall exposure level for timed.service: 10 UNSAFE", 10.0),
+        ("", "gives no exposure (bad option); install systemd 250"),
+        (None, "does not run here (No such file or directory); install systemd 250"),
+    ],
+)
+def test_the_exposure_of_the_unit_is_what_systemd_says(
+    tmp_path: Path, said: str | None, found: float | str
+) -> None:
+    if said is not None:
+        program = tmp_path / "systemd-analyze"
+        program.write_text(SAYS.format(said=said))
+        program.chmod(0o700)
+    command = [sys.executable, "-m", "tools.bench", "surface", "--quick", "--only", "unit"]
+    command += ["--json", str(tmp_path / "out.json"), "--work", str(tmp_path / "work")]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False,
+        env={**os.environ, "PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out.json").read_bytes())
+    if isinstance(found, float):
+        assert document["figures"] == {"systemd.exposure": found}
+        assert document["missing"] == {}
+    else:
+        assert document["figures"] == {}
+        assert found in document["missing"]["systemd.exposure"]
+        assert "not measured: systemd.exposure" in done.stdout
 
 
 def test_a_pattern_for_nothing_is_one_line_and_status_2() -> None:

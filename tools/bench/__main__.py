@@ -183,7 +183,8 @@ def surface_command(
     ] = False,
 ) -> None:
     """Measure what wallets and operators see: JSON-RPC beside the bare HTTP library, its latency
-    at full load, payments sent through it, and what a flood of calls or a monitor does to the node.
+    at full load, payments sent through it, what a flood of calls or a monitor does to the node, how
+    long it takes to start, and what systemd thinks of its unit.
     """
     scale = SURFACE_QUICK if quick else SurfaceScale()
     scale = dataclasses.replace(
@@ -204,7 +205,10 @@ def surface_command(
     _write(json, outcome.as_json(["time-bench", *sys.argv[1:]]))
     title = _title(scale.rounds, scale.quick, outcome.machine, time.monotonic() - began)
     found = [one["figures"] for one in outcome.rounds]
-    _console().print(table(outcome.figures, found, title, SURFACE_FIGURES))
+    console = _console()
+    console.print(table(outcome.figures, found, title, SURFACE_FIGURES))
+    for key, why in outcome.missing.items():
+        console.print(f"not measured: {key} ({why})", style="yellow", soft_wrap=True)
     if keep:
         tell(f"everything is left in {bench.work}")
 

@@ -1,4 +1,4 @@
-"""The benchmark of the node's surface: JSON-RPC and the monitor, in turns, round by round.
+"""The benchmark of the node's surface: JSON-RPC, the monitor and the service, round by round.
 
 Every subject is measured once in each round, each on a node of its own; the server that calls are
 compared with and the client that calls both live as long as the benchmark. Figures are medians over
@@ -16,6 +16,7 @@ from typing import Any, Final
 from tools.bench import raw, surface_subjects
 from tools.bench.caller import Caller
 from tools.bench.errors import BenchError
+from tools.bench.exposure import UNIT, exposure
 from tools.bench.figures import medians, number, targets
 from tools.bench.machine import describe
 from tools.bench.plan import BackendName
@@ -35,6 +36,8 @@ _MEASURES: Final[dict[Subject, Callable[[Surface], Measured]]] = {
     Subject.SENDING: surface_subjects.sending,
     Subject.FLOOD: surface_subjects.flood,
     Subject.MONITOR: surface_subjects.monitor,
+    Subject.START: surface_subjects.start,
+    Subject.UNIT: surface_subjects.unit,
 }
 
 
@@ -47,6 +50,7 @@ class SurfaceOutcome:
     rounds: list[dict[str, Any]]
     scale: SurfaceScale
     backend: BackendName
+    missing: dict[str, str]
 
     def as_json(self, command: Sequence[str]) -> dict[str, Any]:
         """The outcome as one JSON-able object; ``command`` is the command line that it is of."""
@@ -54,7 +58,7 @@ class SurfaceOutcome:
             "figures": self.figures,
             "quick": self.scale.quick,
             "targets": targets(self.figures, FIGURES),
-            "missing": {},
+            "missing": self.missing,
             "machine": self.machine,
             "command": list(command),
             "scale": {**asdict(self.scale), "backend": self.backend},
@@ -70,23 +74,40 @@ def run(
     Raises BenchError if it cannot be done, BenchFailed if what is measured misbehaves.
     """
     found = describe(bench.work)
-    subjects = choose(only)
+    subjects, missing = _possible(choose(only), tell)
     backend = _backend(tell)
-    needed = scale.need(subjects, backend)
+    needs = scale.needs(subjects, backend)
     minutes = scale.estimate_s(subjects, backend) / 60
     tell(f"{len(subjects)} subjects, {scale.rounds} round(s), about {max(1.0, minutes):.0f} min")
-    bench.check_space([needed])
-    bench.prepare(needed, tell)
+    bench.check_space(needs)
+    for needed in needs:
+        bench.prepare(needed, tell)
     bench.settle()
     with ExitStack() as stack:
         logs = bench.work / "runs"  # which goes when the benchmark does
         logs.mkdir(exist_ok=True)
         trivial = stack.enter_context(Trivial(logs / "trivial.log"))
         caller = stack.enter_context(Caller(logs / "caller.log"))
-        surface = Surface(bench, needed, backend, scale, trivial, caller)
+        shared = scale.need(subjects, backend)
+        surface = Surface(bench, shared, backend, scale, trivial, caller)
         rounds = [_round(surface, subjects, turn, tell) for turn in range(1, scale.rounds + 1)]
     figures = medians([one["figures"] for one in rounds], FIGURES)
-    return SurfaceOutcome(figures, found, rounds, scale, backend)
+    return SurfaceOutcome(figures, found, rounds, scale, backend, missing)
+
+
+def _possible(
+    chosen: Sequence[Subject], tell: Tell
+) -> tuple[list[Subject], dict[str, str]]:  # fmt: skip
+    """The subjects that can be measured here; figures that cannot be had, and why."""
+    if Subject.UNIT in chosen:
+        try:
+            exposure(UNIT)
+        except BenchError as error:
+            tell(f"without {Subject.UNIT}: {error}")
+            return [each for each in chosen if each != Subject.UNIT], dict.fromkeys(
+                KEYS[Subject.UNIT], str(error)
+            )
+    return list(chosen), {}
 
 
 def _round(

@@ -1,7 +1,8 @@
 """What ``time-bench surface`` measures: its figures, its subjects, and how much of everything.
 
 Pure. Every floor is asked of two things that were measured side by side in one run, but for the
-payments a second that wallets can send and the latency that they see.
+payments a second that wallets can send, the latency that they see, how long a start takes, and the
+exposure of the unit, which is no measurement of time.
 """
 
 from __future__ import annotations
@@ -92,6 +93,14 @@ FIGURES: Final = (
     Figure("monitor.without_tx_per_s", "payments finalised, not watched", "1/s", _HIGHER),
     Figure("monitor.cpu_percent", "CPU of time-monitor, of one core", "%", _LOWER),
     Figure("monitor.frames_per_s", "frames that it drew", "1/s", _HIGHER),
+    Figure(
+        "start.ready_s", "timed run until it takes transactions, 1 million outputs", "s", _LOWER,
+        3.0, 1.0,
+    ),
+    Figure(
+        "systemd.exposure", "systemd-analyze security of systemd/timed.service", "of 10", _LOWER,
+        2.0, 1.4,
+    ),
 )  # fmt: skip
 
 BY_KEY: Final = {figure.key: figure for figure in FIGURES}
@@ -100,13 +109,15 @@ assert len(BY_KEY) == len(FIGURES)
 
 
 class Subject(StrEnum):
-    """What is measured, in this order, each in a node's life of its own."""
+    """What is measured, in this order, each in a node's life of its own; UNIT without a node."""
 
     CALLS = "calls"
     LATENCY = "latency"
     SENDING = "sending"
     FLOOD = "flood"
     MONITOR = "monitor"
+    START = "start"
+    UNIT = "unit"
 
 
 KEYS: Final = {
@@ -128,6 +139,8 @@ KEYS: Final = {
         "monitor.node_effect", "monitor.tx_per_s", "monitor.without_tx_per_s",
         "monitor.cpu_percent", "monitor.frames_per_s",
     ),
+    Subject.START: ("start.ready_s",),
+    Subject.UNIT: ("systemd.exposure",),
 }  # fmt: skip
 """The figures that each subject gives."""
 
@@ -147,6 +160,7 @@ class SurfaceScale:
     settle_s: float = 2.0  # of a load, before anything is measured
     begin_s: float = 0.5  # of a phase, before it is measured
     load_per_s: float | None = None
+    start_outputs: int = 1_000_000
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -163,25 +177,36 @@ class SurfaceScale:
         return self.seconds * 2 / len(ORDER)
 
     def need(self, subjects: Sequence[Subject], backend: BackendName) -> WorkloadNeed:
-        """The workload of these subjects: as much as the greatest load could send."""
+        """The workload that these subjects share: as much as the greatest load could send."""
         loaded_s = {
-            Subject.CALLS: 0.0,
-            Subject.SENDING: 0.0,
             Subject.LATENCY: self.seconds + CHANGE_S,
             Subject.FLOOD: len(ORDER) * (self.phase_s + CHANGE_S),
             Subject.MONITOR: len(ORDER) * (self.phase_s + CHANGE_S),
         }
-        longest_s = max(loaded_s[subject] for subject in subjects)
+        longest_s = max((loaded_s.get(subject, 0.0) for subject in subjects), default=0.0)
         load_per_s = self.load_per_s or ROOM_PER_S[backend]
         loads = longest_s and (longest_s + GOES_ON_S) * load_per_s
         sent = self.seconds * _SENT_PER_S if Subject.SENDING in subjects else 0.0
         count = math.ceil(max(loads, sent, SENDERS * BATCH))
         return WorkloadNeed("surface", 1, count, count)
 
+    @property
+    def start_need(self) -> WorkloadNeed:
+        """The chain on which a node is started: of its payments none is sent."""
+        return WorkloadNeed("start", 1, 1, self.start_outputs)
+
+    def needs(self, subjects: Sequence[Subject], backend: BackendName) -> list[WorkloadNeed]:
+        """Everything that has to be prepared for these subjects."""
+        sending = [each for each in subjects if each not in (Subject.START, Subject.UNIT)]
+        shared = [self.need(sending, backend)] if sending else []
+        return shared + ([self.start_need] if Subject.START in subjects else [])
+
     def estimate_s(self, subjects: Sequence[Subject], backend: BackendName) -> float:
         """About how long everything will take, preparation included."""
-        payments = self.need(subjects, backend).transactions
-        per_payment_us = (12.0 if backend == "avx512" else 40.0) + 6.0
+        needs = self.needs(subjects, backend)
+        payments = max((each.transactions for each in needs), default=0)
+        per_payment_us = 12.0 if backend == "avx512" else 40.0
+        prepared_us = sum(each.transactions * per_payment_us + each.outputs * 6.0 for each in needs)
         life_s = 8.0 + payments * 3e-6  # a node's start and stop, on a chain of that size
         measured_s = {
             Subject.CALLS: 2 * self.seconds,
@@ -189,16 +214,19 @@ class SurfaceScale:
             Subject.LATENCY: self.settle_s + self.seconds,
             Subject.FLOOD: self.settle_s + 2 * self.seconds + len(ORDER) * self.begin_s,
             Subject.MONITOR: self.settle_s + 2 * self.seconds + len(ORDER) * self.begin_s,
+            Subject.START: 0.0,
+            Subject.UNIT: 0.0,
         }
         lives = {Subject.FLOOD: len(LIVES), Subject.MONITOR: len(LIVES)}
         one_round_s = sum(
             lives.get(subject, 1) * (measured_s[subject] + life_s) for subject in subjects
         )
-        return payments * per_payment_us / 1e6 + self.rounds * one_round_s
+        return prepared_us / 1e6 + self.rounds * one_round_s
 
 
 SURFACE_QUICK: Final = SurfaceScale(
-    rounds=1, seconds=0.5, settle_s=0.2, begin_s=0.1, load_per_s=_QUICK_PER_S, quick=True
+    rounds=1, seconds=0.5, settle_s=0.2, begin_s=0.1, load_per_s=_QUICK_PER_S,
+    start_outputs=20_000, quick=True,
 )  # fmt: skip
 
 

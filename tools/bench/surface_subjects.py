@@ -1,4 +1,5 @@
-"""How each part of the surface is measured: a node life each, on a fresh copy of a data directory.
+"""How each part of the surface is measured: a node life each, on a fresh copy of a data directory
+(the unit of the service needs no node).
 
 What is compared runs in phases in turns, within one life and one load, so that both sides see the
 same node and the same minute. Every answer over JSON-RPC and every verdict is checked; nothing is
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from tools.bench.caller import Caller, Counted, Run, Server, server_of
 from tools.bench.errors import BenchFailed
+from tools.bench.exposure import UNIT, exposure
 from tools.bench.load import RunningLoad, verdict_latencies_ns
 from tools.bench.nodes import RunningNode
 from tools.bench.onlooker import Onlooker
@@ -74,10 +76,13 @@ class Surface:
         return self.bench.workload(self.need)
 
     @contextmanager
-    def node(self) -> Iterator[RunningNode]:
-        """A node of its own, ready."""
+    def node(self, needed: WorkloadNeed | None = None) -> Iterator[RunningNode]:
+        """A node of its own, ready; on the chain of the shared workload unless another is named."""
         sections: dict[str, dict[str, str | int]] = {"verify": {"backend": self.backend}}
-        with self.bench.datadir(self.need, sections) as datadir, RunningNode(datadir) as node:
+        with (
+            self.bench.datadir(needed or self.need, sections) as datadir,
+            RunningNode(datadir) as node,
+        ):
             yield node
 
     @contextmanager
@@ -199,6 +204,18 @@ def monitor(surface: Surface) -> Measured:
         raise BenchFailed(f"time-monitor drew {frames_per_s:.2f} frames a second, which is none")
     values = (watched.per_s / alone.per_s, watched.per_s, alone.per_s, cpu_percent, frames_per_s)
     return values, {"without": alone.as_json(), "watched": watched.as_json()}
+
+
+def start(surface: Surface) -> Measured:
+    """How long ``timed run`` takes until the node is ready, as ``time-bench node`` measures it."""
+    needed = surface.scale.start_need
+    with surface.node(needed) as node:
+        return (node.ready_s,), {"outputs": needed.outputs}
+
+
+def unit(surface: Surface) -> Measured:
+    """What systemd thinks of the unit."""
+    return (exposure(UNIT),), {"unit": str(UNIT)}
 
 
 @contextmanager
