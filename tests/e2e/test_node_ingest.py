@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,10 +18,21 @@ from funded import DUST_LIMIT, MIN_FEE, VALUE, Funds, key
 from running_node import IngestClient, RunningNode
 from zmtp_client import MORE, ZmtpClient, frame_head
 
-from node.params import INGEST_MAX_BYTES, INGEST_MAX_FRAME_BYTES, MAX_AMOUNT
+from node.params import (
+    INGEST_MAX_BYTES,
+    INGEST_MAX_FRAME_BYTES,
+    INGEST_MAX_TRANSACTIONS,
+    MAX_AMOUNT,
+)
 from node.stages.net import MAX_UNANSWERED
-from node.transaction import Input, Output, build, sign, txid
+from node.transaction import Input, Output, TransactionError, build, decode, sign, txid
 from node.verdict import Verdict
+
+MIB = 2**20
+GROWTH_MB = 40  # of the node's memory, that a flood may leave behind
+FLOODERS = 4
+WINDOW = 8  # requests of one flooder under way
+DEAF_WINDOW_BYTES = 4_096
 
 
 @pytest.fixture(scope="module")
@@ -259,62 +272,140 @@ def test_a_message_that_never_ends_costs_the_sockets_a_restart_and_no_more(
         node.end()
 
 
-def test_random_bytes_are_all_answered_and_memory_stays_bounded(
-    node: RunningNode, client: IngestClient
-) -> None:
-    def resident_mb() -> float:
-        return (
-            sum(
-                psutil.Process(each["pid"]).memory_info().rss for each in node.status()["processes"]
-            )
-            / 2**20
-        )
-
-    choice = random.Random(5)
-    before_mb = resident_mb()
-    before = node.metrics("net")["items_out"]
-    count = 0
-    for _ in range(60):
-        garbage = [choice.randbytes(choice.randrange(0, 700)) for _ in range(200)]
-        for transaction in garbage[::3]:
-            index = garbage.index(transaction)
-            garbage[index] = b"\1\1\1\1" + transaction[4:]
-        codes = client.ask(*garbage)
-        assert len(codes) == len(garbage)
-        assert not any(Verdict(code).held for code in codes)
-        count += len(garbage)
-    node.wait_until(lambda: node.metrics("net")["items_out"] - before == count)
-    assert resident_mb() - before_mb < 40
+def memory_mb(node: RunningNode) -> float:
+    """Of all processes of the node, what they share counted once."""
+    processes = [psutil.Process(each["pid"]) for each in node.status()["processes"]]
+    return sum(process.memory_full_info().pss for process in processes) / MIB
 
 
-def test_a_flood_of_bad_signatures_is_counted_and_the_good_ones_come_through(
-    node: RunningNode, client: IngestClient, funds: Funds
-) -> None:
-    good = funds.pay(40)
-    bad = []
-    for byte in range(250):
-        forged = bytearray(good)
-        forged[-1 - byte % 32] ^= 1 + byte // 32
-        bad.append(bytes(forged))
-    before = counts(node)
-    for _ in range(8):
-        assert set(client.ask(*bad)) == {Verdict.BAD_SIGNATURE}
-    assert verdict(client, good) is Verdict.ADMITTED
-    expected = {Verdict.BAD_SIGNATURE: 8 * len(bad), Verdict.ADMITTED: 1}
-    node.wait_until(lambda: counts(node) - before == expected)
+Asked = tuple[list[bytes], bytes]  # the transactions of a request, and what each of them is told
 
 
-def test_a_client_that_never_reads_does_not_hinder_others(
-    node: RunningNode, client: IngestClient, funds: Funds
-) -> None:
-    deaf = IngestClient(node.ingest)
-    deaf.socket.rcvhwm = 1
+def flood(address: str, requests: Sequence[Asked], goes_on: Callable[[int], bool]) -> int:
+    """Keep WINDOW requests under way, in turn, while it `goes_on` after so many.
+
+    Returns how many that were; each was answered as it should be.
+    """
+    client = IngestClient(address)
+    under_way: deque[tuple[bytes, bytes]] = deque()
+    sent = 0
     try:
-        for _ in range(500):
-            deaf.send([b"\0" * 200] * 100)
-        assert verdict(client, funds.pay(41)) is Verdict.ADMITTED
+        while True:
+            while len(under_way) < WINDOW and goes_on(sent):
+                transactions, codes = requests[sent % len(requests)]
+                under_way.append((client.send(transactions), codes))
+                sent += 1
+            if not under_way:
+                return sent
+            assert client.receive() == under_way.popleft()
     finally:
-        deaf.close()
+        client.close()
+
+
+def garbage(choice: random.Random) -> bytes:
+    """Random bytes, now and then with a header, with the length that it demands, or with both."""
+    counts = [choice.randrange(4) for _ in range(3)]
+    demanded = 34 * counts[0] + 40 * counts[1] + 96 * counts[2]
+    header = choice.choice([b"", choice.randbytes(4), bytes([1, *counts])])
+    return header + choice.randbytes(choice.choice([demanded, choice.randrange(4_000)]))
+
+
+def told(transaction: bytes) -> Verdict:
+    with pytest.raises(TransactionError) as caught:
+        decode(transaction, DUST_LIMIT)
+    return caught.value.verdict
+
+
+def rounds_to_send(requests: Sequence[Asked]) -> int:
+    """How often each flooder sends them all, so that half of it kept would be too much memory."""
+    size = sum(len(transaction) for transactions, _ in requests for transaction in transactions)
+    return 2 * GROWTH_MB * MIB // (FLOODERS * size) + 1
+
+
+def test_random_bytes_are_all_answered_and_memory_stays_bounded(node: RunningNode) -> None:
+    choice = random.Random(5)
+    requests: list[Asked] = []
+    for _ in range(10):
+        transactions = [garbage(choice) for _ in range(200)]
+        requests.append((transactions, bytes(map(told, transactions))))
+    rounds = rounds_to_send(requests)
+    causes = Counter(map(Verdict, b"".join(codes for _, codes in requests)))
+    assert len(causes) >= 6, causes
+    expected = {cause: FLOODERS * rounds * count for cause, count in causes.items()}
+    each_sends = rounds * len(requests)
+    before_mb = memory_mb(node)
+    with accounted(node, expected), ThreadPoolExecutor(FLOODERS) as pool:
+        floods = [
+            pool.submit(flood, node.ingest, requests, lambda sent: sent < each_sends)
+            for _ in range(FLOODERS)
+        ]
+        assert [each.result() for each in floods] == [each_sends] * FLOODERS
+    assert memory_mb(node) - before_mb < GROWTH_MB
+
+
+def test_a_flood_of_bad_signatures_is_counted_and_the_good_ones_come_through_it(
+    node: RunningNode, client: IngestClient, funds: Funds
+) -> None:
+    outputs = [Output(VALUE // 250, bytes(key(n).verify_key)) for n in range(200)]
+    good = build([(funds.outpoint(40), key(40))], outputs, funds.salt)
+    requests: list[Asked] = []
+    for flip in range(1, 9):  # of a bit in each byte of the signature's scalar
+        forged = [bytearray(good) for _ in range(30)]
+        for position, each in enumerate(forged):
+            each[-1 - position] ^= flip
+        requests.append(([bytes(each) for each in forged], bytes([Verdict.BAD_SIGNATURE]) * 30))
+    least = rounds_to_send(requests) * len(requests)
+    calm = threading.Event()
+
+    def goes_on(sent: int) -> bool:
+        return sent < least or not calm.is_set()
+
+    before = counts(node)[Verdict.BAD_SIGNATURE]
+    before_mb = memory_mb(node)
+    expected = {Verdict.ADMITTED: 6}
+    with accounted(node, expected), ThreadPoolExecutor(FLOODERS) as pool:
+        floods = [pool.submit(flood, node.ingest, requests, goes_on) for _ in range(FLOODERS)]
+        try:
+            node.wait_until(lambda: counts(node)[Verdict.BAD_SIGNATURE] > before)
+            for payment in (good, *(funds.pay(number) for number in range(41, 46))):
+                assert verdict(client, payment) is Verdict.ADMITTED
+        finally:
+            calm.set()
+        expected[Verdict.BAD_SIGNATURE] = sum(each.result() for each in floods) * 30
+    assert memory_mb(node) - before_mb < GROWTH_MB
+
+
+def test_a_client_that_never_reads_is_dropped_and_others_are_served(
+    node: RunningNode, client: IngestClient, funds: Funds
+) -> None:
+    request = (b"12345678", bytes(2 * INGEST_MAX_TRANSACTIONS), b"")  # only its answer is long
+    before = node.metrics("net")
+    sent = 0
+
+    def added(name: str) -> int:
+        return int(node.metrics("net")[name] - before[name])
+
+    with ZmtpClient(node.ingest, window_bytes=DEAF_WINDOW_BYTES) as deaf:
+
+        def counted(name: str) -> bool:
+            nonlocal sent
+            for _ in range(MAX_UNANSWERED):
+                deaf.send(*request)
+            sent += MAX_UNANSWERED
+            return added(name) >= 1
+
+        assert not counted("clients_dropped")
+        assert verdict(client, funds.pay(46)) is Verdict.ADMITTED
+        node.wait_until(lambda: counted("clients_dropped"))
+        assert verdict(client, funds.pay(47)) is Verdict.ADMITTED
+        node.wait_until(lambda: counted("requests_unheard"))
+        assert verdict(client, funds.pay(48)) is Verdict.ADMITTED
+        node.wait_until(lambda: added("requests") == sent + 3)
+        node.wait_until(lambda: node.metrics("net")["clients_waiting"] == 0)
+    answered = sent - added("requests_unheard")
+    assert added("items_in") == added("items_out") == answered * INGEST_MAX_TRANSACTIONS + 3
+    assert counts(node).total() == node.metrics("net")["items_out"]
+    assert 1 <= added("answers_lost") <= answered
 
 
 def test_requests_over_the_limit_of_unanswered_ones_are_told_busy(

@@ -12,6 +12,7 @@ GREETING = (b"\xff" + bytes(8) + b"\x7f" + b"\3\0" + b"NULL".ljust(20, b"\0")).l
 READY = b"\5READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
 MORE, LONG, COMMAND = 1, 2, 4
 DEADLINE_S = 60.0
+SEGMENT_BYTES = 536  # RFC 9293: what every network carries
 
 
 def frame_head(size_bytes: int, flags: int) -> bytes:
@@ -20,12 +21,26 @@ def frame_head(size_bytes: int, flags: int) -> bytes:
 
 
 class ZmtpClient:
-    """One connection to ``address`` (tcp://host:port), greeted."""
+    """One connection to ``address`` (tcp://host:port), greeted.
 
-    def __init__(self, address: str) -> None:
+    With a small ``window_bytes`` the system takes little for a client that does not read: the
+    buffers at both ends begin with some ten segments, which loopback makes 64 KiB long otherwise.
+    """
+
+    def __init__(self, address: str, *, window_bytes: int | None = None) -> None:
         host, port = address.removeprefix("tcp://").split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=DEADLINE_S)
+        self.socket = socket.socket()
+        self.socket.settimeout(DEADLINE_S)
+        if window_bytes is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
+        self.socket.connect((host, int(port)))
         self.send_raw(GREETING, frame_head(len(READY), COMMAND), READY)
+        # ZeroMQ ends a connection on which something follows READY before it has sent its own.
+        self._receive(len(GREETING))
+        flags, size_bytes = self._receive(2)
+        assert flags == COMMAND
+        assert self._receive(size_bytes).startswith(b"\5READY")
 
     def send_raw(self, *pieces: bytes) -> None:
         """Bytes as they are."""
@@ -44,6 +59,14 @@ class ZmtpClient:
                 pass
         except ConnectionResetError:  # it had not read all that we sent
             pass
+
+    def _receive(self, size_bytes: int) -> bytes:
+        data = b""
+        while len(data) < size_bytes:
+            piece = self.socket.recv(size_bytes - len(data))
+            assert piece, "the connection is closed"
+            data += piece
+        return data
 
     def __enter__(self) -> ZmtpClient:
         return self
