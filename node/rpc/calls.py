@@ -23,12 +23,11 @@ TOO_LARGE: Final = RpcError(Code.MISC_ERROR, "The batch's answers are too large:
 
 
 class Calls:
-    """Carries out requests with these methods; ``max_batch`` calls in one batch."""
+    """Carries out requests with these methods."""
 
-    def __init__(self, services: Services, methods: Mapping[str, Method], max_batch: int) -> None:
+    def __init__(self, services: Services, methods: Mapping[str, Method]) -> None:
         self._services = services
         self._methods = methods
-        self._max_batch = max_batch
         self._numbers = 0
         metrics = services.metrics
         self._called = metrics["calls"]
@@ -54,8 +53,6 @@ class Calls:
                 return NO_CONTENT, b""
             shown = reply(parsed, result, error, whole=whole)
             return status_of(parsed, error), encode(shown)
-        if len(parsed) > self._max_batch:
-            raise RpcError(Code.INVALID_REQUEST, f"A batch has {self._max_batch:,} calls at most")
         answers = _Answers(whole)
         for together, group in groupby(parsed, self._together):
             if together and not answers.full:

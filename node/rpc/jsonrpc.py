@@ -4,7 +4,7 @@ A body comes from the HTTP server; `parse_body` makes requests of it, or an `Rpc
 methods return leaves through `reply` and `encode`. Conventions, error codes and HTTP statuses are
 those of Bitcoin Core. Amounts never become floats: numbers with a point are read as `Decimal` and
 written as `amount` gives them. Nothing here can be made to use much memory or a deep stack: bodies
-have a bounded number of values and a bounded depth, whatever their bytes say.
+have a bounded number of values, of calls and of levels, whatever their bytes say.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Request:
         self.error: RpcError | None = None
 
 
-def parse_body(body: bytes) -> Request | list[Request]:
-    """Read a body: one request, or the list of a batch.
+def parse_body(body: bytes, max_batch: int = MAX_VALUES) -> Request | list[Request]:
+    """Read a body: one request, or the list of a batch of ``max_batch`` at most.
 
     Raises `RpcError` if the body as a whole is none; what is wrong with a single request is its
     ``error``.
@@ -91,6 +91,8 @@ def parse_body(body: bytes) -> Request | list[Request]:
     if isinstance(content, dict):
         return _request(content)
     if isinstance(content, list):
+        if len(content) > max_batch:  # before anything is made of its items
+            raise RpcError(Code.INVALID_REQUEST, f"A batch has {max_batch:,} calls at most")
         return [_request(each) for each in content]
     raise RpcError(Code.PARSE_ERROR, "Top-level object parse error")
 
@@ -180,7 +182,7 @@ def _request(content: Any) -> Request:
     try:
         _fill(request, content)
     except RpcError as error:
-        request.error = error
+        request.error = error.with_traceback(None)  # which would keep frames, and all in them
     return request
 
 

@@ -1,10 +1,10 @@
 """HTTP: the door through which wallets, browsers of metrics and mischief come in.
 
-aiohttp reads requests, `node.rpc.doorkeeper` limits connections and time, this module passwords,
-bodies and how much is worked on at once; calls go to `node.rpc.calls`. POST / is JSON-RPC and
-always wants a password. GET /metrics wants one, too, except from this machine, where scrapers have
-none; /healthz and /readyz say one word to everybody. It owns the listening socket. What kills it:
-nothing that a client sends.
+aiohttp reads requests, `node.rpc.doorkeeper` limits connections and time, `node.rpc.reading` the
+size of bodies, this module passwords and how much is worked on at once; calls go to
+`node.rpc.calls`. POST / is JSON-RPC and always wants a password. GET /metrics wants one, too,
+except from this machine, where scrapers have none; /healthz and /readyz say one word to everybody.
+It owns the listening socket. What kills it: nothing that a client sends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from node.config import RpcSection
 from node.errors import ListenError
@@ -24,17 +24,24 @@ from node.network.address import is_loopback, parse_address, plain_ip
 from node.rpc.auth import Authenticator, Failures
 from node.rpc.calls import Calls
 from node.rpc.doorkeeper import Doorkeeper
-from node.rpc.jsonrpc import Request, RpcError, encode, parse_body, reply, status_of
+from node.rpc.jsonrpc import (
+    SMALL_BYTES,
+    Request,
+    RpcError,
+    encode,
+    parse_body,
+    reply,
+    status_of,
+)
+from node.rpc.reading import BodyReader, BodyRefused, linger
 from pipeline.metrics import MetricWriter
 
 FAILURE_PAUSE_S: Final = 0.25  # before a wrong password is answered: four guesses a connection
 MAX_HEADER_BYTES: Final = 8 * 1024  # of a line or field of the head
+READ_BYTES: Final = 64 * 1024  # of a body that nobody asked for yet, twice this a connection
 BACKLOG: Final = 128
-WAITS: Final = "100-continue"
-"""Of a client that sends its body only when it is told that it may, as curl from 1 MiB on; which
-that is, aiohttp leaves to a framework (RFC 9110, 10.1.1).
-"""
 FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For")  # what proxies add
+QUEUE_FULL: Final = "Work queue depth exceeded\n"  # in Bitcoin Core's words
 OLD_AGENT: Final = "AuthServiceProxy"
 """How python-bitcoinrpc calls itself, whose batches say 2.0 and want answers of 1.0."""
 
@@ -67,14 +74,15 @@ class Server:
         self._queued = 0
         self._max_queued = settings.workers + settings.work_queue
         self._workers = asyncio.Semaphore(settings.workers)
-        self._max_body = settings.max_body_kb * 1024
+        self._bodies = BodyReader(settings.max_body_kb * 1024)
         self._http = web.Server(
             self._handle,
             handler_cancellation=True,  # who hangs up waits for nothing any more
             access_log=None,
             logger=_silent(),
             keepalive_timeout=float(settings.timeout_s),
-            lingering_time=0.0,
+            lingering_time=0.0,  # `linger` does it, within bounds
+            read_bufsize=READ_BYTES,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             auto_decompress=False,
@@ -120,6 +128,8 @@ class Server:
             self._door.answered(request.transport)
         if response.status >= 400:
             self._metrics.add(self._requests_refused)
+        if not request.content.is_eof():
+            await linger(request, response)
         return response
 
     async def _calling(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -127,46 +137,44 @@ class Server:
         headers = request.headers
         if self._auth.user(headers.get("Authorization")) is None:
             return await self._refuse_password(request)
-        content = request.content
-        # Small ones came with the head.
-        body = content.read_nowait() if content.is_eof() else await self._body(request)
-        if body is None or len(body) > self._max_body:
-            return _closing(_plain(413, f"a body has {self._max_body:,} bytes at most\n"))
-        self._door.arrived(request.transport)
-        whole = headers.get("User-Agent", "").startswith(OLD_AGENT)
+        length = request.content_length
+        if self._queued >= self._max_queued and (length is None or length > SMALL_BYTES):
+            return _plain(503, QUEUE_FULL)  # unread
         try:
-            parsed = parse_body(body)
-            del body
-            if self._calls.waits(parsed):
-                status, answer = await self._calls.answer(parsed, whole=whole)
-            else:
+            body = await self._bodies.read(request)
+        except BodyRefused as refused:
+            return _closing(_plain(refused.status, refused.words))
+        self._door.arrived(request.transport)
+        size = len(body)
+        try:
+            return await self._answer(body, headers.get("User-Agent", "").startswith(OLD_AGENT))
+        finally:
+            self._bodies.forget(size)
+
+    async def _answer(self, body: bytes, whole: bool) -> web.StreamResponse:
+        """Work on a body's calls, when it is their turn; those that wait take no turn."""
+        try:
+            # What is large is read in its turn, too: its objects take more memory than its bytes.
+            parsed = self._parse(body) if len(body) <= SMALL_BYTES else None
+            if parsed is None or not self._calls.waits(parsed):
                 if self._queued >= self._max_queued:
-                    return _plain(503, "Work queue depth exceeded\n")
+                    return _plain(503, QUEUE_FULL)
                 self._queued += 1
                 try:
                     async with self._workers:
-                        status, answer = await self._calls.answer(parsed, whole=whole)
+                        if parsed is None:
+                            parsed = self._parse(body)
+                        if not self._calls.waits(parsed):
+                            return _json(*await self._calls.answer(parsed, whole=whole))
                 finally:
                     self._queued -= 1
+            return _json(*await self._calls.answer(parsed, whole=whole))
         except RpcError as error:  # of the body as a whole
             nobody = Request()
-            status, answer = status_of(nobody, error), encode(reply(nobody, None, error))
-        return web.Response(status=status, body=answer, content_type="application/json")
+            return _json(status_of(nobody, error), encode(reply(nobody, None, error)))
 
-    async def _body(self, request: web.BaseRequest) -> bytes | None:
-        """The body, None if it is larger than it may be; then most of it was never read."""
-        if (request.content_length or 0) > self._max_body:
-            return None
-        if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == WAITS:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        pieces: list[bytes] = []
-        size = 0
-        async for piece in request.content.iter_any():
-            size += len(piece)
-            if size > self._max_body:
-                return None
-            pieces.append(piece)
-        return b"".join(pieces)
+    def _parse(self, body: bytes) -> Request | list[Request]:
+        return parse_body(body, self._settings.max_batch)
 
     async def _asking(self, request: web.BaseRequest) -> web.StreamResponse:
         """Everything else that may be asked here."""
@@ -244,6 +252,10 @@ def _is_near(request: web.BaseRequest) -> bool:
 
 def _plain(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=text)
+
+
+def _json(status: int, answer: bytes) -> web.Response:
+    return web.Response(status=status, body=answer, content_type="application/json")
 
 
 def _closing(response: web.Response) -> web.Response:

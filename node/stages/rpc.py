@@ -116,7 +116,7 @@ class RpcStage(Stage):
             self._turns.loop,
             settings.rpc,
             Authenticator(self._cookie.content, settings.rpc.rpcauth),
-            Calls(services, methods, settings.rpc.max_batch),
+            Calls(services, methods),
             Pages(services).by_path,
             self.metrics,
             self._log,

@@ -43,6 +43,13 @@ class RpcClient:
         data = response.read()
         return response.status, json.loads(data, parse_float=Decimal) if data else None
 
+    def status(self, body: bytes) -> int:
+        """Status of the answer to a body, whatever its content."""
+        self._connection.request("POST", "/", body, self._headers)
+        response = self._connection.getresponse()
+        response.read()
+        return response.status
+
     def call(self, method: str, *params: Any, **named: Any) -> Any:
         request = {"method": method, "params": named or list(params), "id": 1}
         status, answer = self.post(json.dumps(request, default=float).encode())

@@ -126,11 +126,12 @@ class RpcWorld:
             started_ns=time.monotonic_ns(),
             stop_node=self._stop,
         )
-        self.calls = Calls(self.services, {each.name: each for each in METHODS}, max_batch)
+        self.calls = Calls(self.services, {each.name: each for each in METHODS})
+        self._max_batch = max_batch
 
     def post(self, body: bytes) -> tuple[int, Any]:
         """HTTP status and content of the answer to a body."""
-        status, data = self.run(self.calls.answer(parse_body(body)))
+        status, data = self.run(self.calls.answer(parse_body(body, self._max_batch)))
         return status, json.loads(data, parse_float=Decimal) if data else None
 
     def call(self, method: str, *params: Any, **named: Any) -> Any:
@@ -152,7 +153,7 @@ class RpcWorld:
     def start(self, method: str, *params: Any) -> Any:
         """A call's task, which goes on in `turn`."""
         body = json.dumps({"method": method, "params": list(params), "id": 1}).encode()
-        return self.turns.loop.create_task(self.calls.answer(parse_body(body)))
+        return self.turns.loop.create_task(self.calls.answer(parse_body(body, self._max_batch)))
 
     def run(self, work: Any) -> Any:
         """The result of a coroutine or a task, turn by turn."""

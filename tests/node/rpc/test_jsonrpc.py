@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_a_bad_request_in_a_batch_is_alone_in_being_refused() -> None:
     assert isinstance(batch, list)
     assert [each.error is None for each in batch] == [True, False, True]
     assert parse_body(b"[]") == []
+    assert batch[1].error is not None
+    assert batch[1].error.__traceback__ is None  # nothing of the reader is kept
+
+
+def test_a_batch_with_too_many_calls_is_one_error() -> None:
+    assert isinstance(parse_body(b"[5,5,5]", 3), list)
+    body = b"[" + b"5," * (MAX_VALUES - 2) + b"5]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(RpcError, match="1,000 calls at most") as caught:
+            parse_body(body, 1_000)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code is Code.INVALID_REQUEST
+    assert peak_bytes < 20 * len(body)  # the items themselves, not an error for each
 
 
 @pytest.mark.parametrize(
