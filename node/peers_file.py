@@ -89,7 +89,7 @@ def read_peers(run_path: Path) -> PeersSeen | None:
     try:
         with (run_path / PEERS_FILE).open("rb") as file:
             return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=PeersSeen)
-    except (OSError, msgspec.MsgspecError, ValueError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

@@ -179,7 +179,7 @@ class Channel:
             message = _decode(data)
             if isinstance(message, Attach) and self._ancillary_bytes:
                 _check_attach(message, fds)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             close_all(fds)
             raise ControlError(f"not a message of the channel: {error}") from None
         except ControlError:

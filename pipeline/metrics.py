@@ -183,7 +183,7 @@ class MetricSet:
                 name,
                 tuple(Metric(n, Kind(k), u, h, tuple(buckets)) for n, k, u, h, buckets in rows),
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise MetricsError(
                 f"metrics region: unreadable declaration ({error}); was the segment overwritten?"
             ) from error

@@ -106,7 +106,7 @@ def _ask(
         if "error" in answer:
             reason = str(answer["error"])
             raise RequestRefused(f"the node of {run_dir} refused to answer: {reason}", reason)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         close_all(fds)
         raise _nonsense(run_dir) from None
     except OSError as error:

@@ -308,27 +308,17 @@ class NetStage(Stage):
         return handled
 
     def _take(self, frames: list[bytes]) -> None:
-        """One client message: [client][request id][lengths u16[n]][transactions]."""
+        """One client message."""
         client = frames[0]
         if client in self._dropped:
             self.metrics.add(self._requests_unheard, 1)
             return
         id_ = frames[1] if len(frames) > 1 else b""
-        if len(frames) != 4 or len(id_) != REQUEST_ID_BYTES:
-            self._refuse(client, id_[:REQUEST_ID_BYTES], Verdict.BAD_REQUEST)
+        ends = transaction_ends(frames)
+        if isinstance(ends, Verdict):
+            self._refuse(client, id_[:REQUEST_ID_BYTES], ends)
             return
         payload = frames[3]
-        n_items, odd = divmod(len(frames[2]), 2)
-        if n_items > INGEST_MAX_TRANSACTIONS or len(payload) > INGEST_MAX_BYTES:
-            self._refuse(client, id_, Verdict.TOO_LARGE)
-            return
-        if odd or n_items == 0:
-            self._refuse(client, id_, Verdict.BAD_REQUEST)
-            return
-        ends = _ends(frames[2], n_items)
-        if ends[-1] != len(payload):
-            self._refuse(client, id_, Verdict.BAD_REQUEST)
-            return
         unanswered = self._unanswered.get(client, 0)
         full = unanswered >= MAX_UNANSWERED or (
             not unanswered and len(self._unanswered) >= MAX_CLIENTS
@@ -340,7 +330,7 @@ class NetStage(Stage):
             self._refuse(client, id_, Verdict.BUSY, n_items)
             return
         self._unanswered[client] = unanswered + 1
-        self.metrics.add(self._items_in, n_items)
+        self.metrics.add(self._items_in, len(ends))
         self.metrics.add(self._request_bytes, len(payload))
 
     def answered(self, request: _Request, codes: bytes) -> None:
@@ -391,6 +381,23 @@ class NetStage(Stage):
 
     def _quarantined(self, item: bytes) -> None:
         self._log.error("transaction_quarantined", size=len(item), item=item.hex())
+
+
+def transaction_ends(frames: list[bytes]) -> U32 | Verdict:
+    """Where each transaction of a client message ends, u32[n], or why it is refused as a whole.
+
+    The message: [client][request id][lengths u16[n]][transactions].
+    """
+    if len(frames) != 4 or len(frames[1]) != REQUEST_ID_BYTES:
+        return Verdict.BAD_REQUEST
+    _, _, lengths, payload = frames
+    n_items, odd = divmod(len(lengths), 2)
+    if n_items > INGEST_MAX_TRANSACTIONS or len(payload) > INGEST_MAX_BYTES:
+        return Verdict.TOO_LARGE
+    if odd or n_items == 0:
+        return Verdict.BAD_REQUEST
+    ends = _ends(lengths, n_items)
+    return ends if ends[-1] == len(payload) else Verdict.BAD_REQUEST
 
 
 def _ends(lengths: bytes, n_items: int) -> U32:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from bech32 import CHARSET, bech32_hrp_expand, bech32_polymod
-from hypothesis import given
+from damage import damaged
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
 
 from node.address import (
     BECH32M_CONSTANT,
@@ -83,3 +85,30 @@ def test_padding_bits_must_be_zero() -> None:
 def test_a_key_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         encode_address(KEY[:-1], PREFIX_MAIN)
+
+
+@st.composite
+def sealed(draw: DrawFn) -> str:
+    """Text whose checksum is right, of any length, in either case."""
+    words = draw(st.lists(st.integers(0, 31), max_size=60) | st.just([0] * 52))
+    expanded = [*bech32_hrp_expand(PREFIX_MAIN), *words, *[0] * 6]
+    state = bech32_polymod(expanded) ^ BECH32M_CONSTANT
+    words = [*words, *(state >> 5 * (5 - at) & 31 for at in range(6))]
+    text = f"{PREFIX_MAIN}1" + "".join(CHARSET[word] for word in words)
+    return draw(st.sampled_from([text, text.upper(), text.title(), " " + text]))
+
+
+@settings(max_examples=300)
+@given(
+    st.text(max_size=80)
+    | st.text(max_size=60).map(lambda text: f"{PREFIX_MAIN}1{text}")
+    | st.text(min_size=58, max_size=58).map(lambda text: f"{PREFIX_MAIN}1{text}")
+    | damaged(ADDRESS.encode()).map(lambda data: data.decode("utf-8", "surrogateescape"))
+    | sealed()
+)
+def test_any_text_is_an_address_or_is_refused(text: str) -> None:
+    try:
+        key = decode_address(text, PREFIX_MAIN)
+    except AddressFormatError:
+        return
+    assert text in (encode_address(key, PREFIX_MAIN), encode_address(key, PREFIX_MAIN).upper())

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from damage import damaged_json
+from hypothesis import given, settings
 
 from node.network.peers import PeerInfo
-from node.peers_file import PEERS_FILE, WRITE_EVERY_NS, PeerRow, PeersFile, read_peers
+from node.peers_file import PEERS_FILE, WRITE_EVERY_NS, PeerRow, PeersFile, PeersSeen, read_peers
 
 INFO = PeerInfo(3, bytes(16), "10.0.0.3:1", True, 1, 5, "timed/1", True, 2)
 ROW = PeerRow(3, "00" * 16, "10.0.0.3:1", "out", 1, 5, "timed/1", True, 2, 40)
@@ -71,3 +74,17 @@ def test_nonsense_tells_nothing(tmp_path: Path, content: bytes) -> None:
     assert read_peers(tmp_path) is None
     (tmp_path / PEERS_FILE).write_bytes(content)
     assert read_peers(tmp_path) is None
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("any-bytes")
+
+
+@settings(max_examples=200)
+@given(damaged_json(msgspec.json.encode(PeersSeen(7, [ROW]))))
+def test_any_damaged_file_tells_peers_or_nothing(scratch: Path, data: bytes) -> None:
+    (scratch / PEERS_FILE).write_bytes(data)
+    seen = read_peers(scratch)
+    if seen is not None:
+        assert msgspec.json.decode(msgspec.json.encode(seen), type=PeersSeen) == seen

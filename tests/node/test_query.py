@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from damage import damaged
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node import query
@@ -67,10 +68,23 @@ def test_an_answer_arrives_as_it_was_given() -> None:
     assert decode_told(encode(told)) == told
 
 
-@given(st.binary(max_size=100))
+ANSWERS = [
+    query.HeightIs(None),
+    query.OutputsAre(3, ID, (None, query.OutputRow(bytes(40), None, False, b""))),
+    query.PoolIdsAre(ID, 2),
+    query.NewBlock(7, ID),
+]
+FRAMES = [encode(Ask(5, each)) for each in QUESTIONS if len(encode(Ask(5, each))) < 200]
+FRAMES += [encode(Told(5, each)) for each in ANSWERS]
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=100) | st.sampled_from(FRAMES).flatmap(damaged))
+@example(encode(Ask(5, query.Overview())).replace(b"\x91", b"\x92") + b"\x91" * 10_000)
 def test_any_bytes_are_one_or_are_refused(data: bytes) -> None:
     for decode in (decode_ask, decode_told):
         try:
-            decode(data)
+            found = decode(data)
         except QueryError:
             continue
+        assert decode(encode(found)) == found

@@ -5,9 +5,14 @@ import json
 import os
 import selectors
 import socket
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
+from damage import damaged, damaged_json
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.control import (
     CLIENT_IDLE_S,
@@ -23,11 +28,13 @@ from pipeline.control import (
     ControlServer,
     Fatal,
     Info,
+    Message,
     PeerDied,
     PeerStarted,
     Ready,
     Reply,
     SegmentGrant,
+    SetLogLevel,
     Stop,
 )
 from pipeline.errors import ChannelClosed, ChannelFull, ControlError
@@ -47,6 +54,7 @@ def open_fds():
     return set(os.listdir("/proc/self/fd"))
 
 
+ONE_OBJECT = "a request is one JSON object in one line"
 GRANTS = [SegmentGrant("input", 4096, False), SegmentGrant("verdict-0", 8192, True)]
 
 
@@ -178,7 +186,7 @@ class Served:
     def __init__(self, directory):
         self.selector = selectors.DefaultSelector()
         listener = socket.socket(socket.AF_UNIX)
-        self.path = str(directory / "control.sock")
+        self.path = str(Path(directory) / "control.sock")
         listener.bind(self.path)
         listener.listen(MAX_CLIENTS)
         self.now_s = 1000.0
@@ -381,3 +389,60 @@ def test_a_pause_is_not_held_against_the_clients(served):
     assert not is_dropped(sock)
     served.wait(PAUSE_S)
     assert is_dropped(sock)
+
+
+# Any bytes
+
+
+MESSAGES = [
+    Attach(1, GRANTS),
+    PeerDied("work", 3, 7, 9, None),
+    PeerStarted("work", 0, 2),
+    SetLogLevel("debug"),
+    Stop(1500),
+    Ready(),
+    Fatal("the disk is full", 2),
+    Info("ein Gruß"),
+]
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(MESSAGES).flatmap(lambda message: damaged(msgspec.msgpack.encode(message)))
+    | st.binary(max_size=50)
+)
+@example(msgspec.msgpack.encode(Info("x")).replace(b"\xa1x", b"\xa1\xff"))
+@example(b"\x82\xa4type\xa4stop\xa1x" + b"\x91" * 20_000)
+def test_any_message_is_taken_or_is_an_error_and_leaves_no_descriptor(data):
+    before = open_fds()
+    parent, sock = Channel.pair()
+    child = Channel(sock)
+    raw = socket.socket(fileno=os.dup(parent.fileno()))
+    socket.send_fds(raw, [data], [0, 0])
+    try:
+        message, fds = child.receive()
+    except ControlError:  # an empty one is an end
+        pass
+    else:
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Message) == message
+        assert len(fds) == 2
+        for fd in fds:
+            os.close(fd)
+    for each in (raw, parent, child):
+        each.close()
+    assert open_fds() == before
+
+
+@settings(max_examples=200)
+@given(damaged_json(b'{"ask": "logging", "set": {"net": "debug"}}'))
+def test_any_line_is_a_request_or_is_answered_with_an_error(data):
+    line = data.replace(b"\n", b"")[: MAX_REQUEST_BYTES - 1] + b"\n"
+    with TemporaryDirectory() as directory:
+        served = Served(directory)
+        sock = served.connect()
+        sock.send(line)
+        served.turn(3)
+        reply = json.loads(sock.recv(1000))
+        served.close()
+    assert reply == ({"fine": True} if served.asked else {"error": ONE_OBJECT})
+    assert len(served.asked) <= 1

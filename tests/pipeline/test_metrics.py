@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from zlib import adler32, crc32
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from damage import damaged, damaged_json
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import MetricsError
@@ -612,3 +614,42 @@ def test_the_markdown_table_lists_each_metric_once() -> None:
         "| `wait` | histogram, 3 bounds 10..1000 | ns | demo | Time waited |\n"
         "| `a_b` | gauge |  | piped | a\\|b |\n"
     )
+
+
+# Any bytes
+
+
+@settings(max_examples=300)
+@given(damaged_json(DEMO.declaration().rstrip(b"\0")))
+@example(b'["demo",[["seen","counter","",5,[]]]]')
+@example(b'["demo",[["wait","histogram","ns","Time",["10"]]]]')
+@example(b'["demo",[[[],[],[],[],[]]]]')
+def test_any_damaged_declaration_is_one_or_is_refused(data: bytes) -> None:
+    try:
+        found = MetricSet.from_declaration(data)
+    except MetricsError:
+        return
+    assert MetricSet.from_declaration(found.declaration()) == found
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_damaged_region_is_read_or_refused(data: st.DataObject) -> None:
+    """Half of the time the declaration is damaged within its hash, which is right then."""
+    view = memoryview(bytearray(REGION_BYTES))
+    written(view)
+    if data.draw(st.booleans()):
+        head = data.draw(damaged(bytes(view[:512])))[:512]
+        view[: len(head)] = head
+    else:
+        declaration = data.draw(damaged_json(DEMO.declaration().rstrip(b"\0")))[:30_000]
+        header = words(view)
+        header[1] = crc32(declaration) << 32 | adler32(declaration)
+        header[2] = len(declaration)
+        view[HEADER_BYTES : HEADER_BYTES + len(declaration)] = declaration
+    reader = MetricReader(view)
+    try:
+        found = reader.snapshot()
+    except MetricsError:
+        return
+    assert list(found) == ([each.name for each in reader.metrics.metrics] if found else [])

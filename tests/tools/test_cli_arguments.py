@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from damage import ODD_JSON, json_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from node.errors import UsageError
@@ -180,3 +183,28 @@ def test_peers_cannot_steer_the_terminal() -> None:
         text = printed(value)
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
         assert "[bold]e" in text
+
+
+# -- any words -----------------------------------------------------------------------------------
+
+ODD_WORDS = st.sampled_from([each.decode("utf-8", "surrogateescape") for each in ODD_JSON])
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.text(max_size=10)
+        | ODD_WORDS
+        | json_values.map(json.dumps)
+        | st.builds(
+            "{}={}".format, st.sampled_from([each.name for each in SOME.params]), ODD_WORDS
+        ),
+        max_size=6,
+    )
+)
+def test_any_words_are_parameters_or_are_refused(words: list[str]) -> None:
+    try:
+        found = parameters(SOME, words)
+    except UsageError:
+        return
+    assert len(found) <= len(SOME.params)

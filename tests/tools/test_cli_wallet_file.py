@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import damaged_json
+from hypothesis import example, given, settings
 from nacl.pwhash import argon2id
 from nacl.signing import SigningKey
 
@@ -227,3 +229,26 @@ def test_a_new_passphrase_has_a_least_length(tmp_path: Path) -> None:
 def test_the_module_s_bounds_are_libsodium_s() -> None:
     assert wallet_file.OPSLIMIT == argon2id.OPSLIMIT_MODERATE <= wallet_file.MAX_OPSLIMIT
     assert wallet_file.MEMLIMIT == argon2id.MEMLIMIT_MODERATE <= wallet_file.MAX_MEMLIMIT
+
+
+# -- any bytes -----------------------------------------------------------------------------------
+
+
+def test_any_damaged_file_is_a_wallet_or_refused(path: Path) -> None:
+    wallet = made(path)
+    whole = path.read_bytes()
+
+    @settings(max_examples=200)
+    @given(damaged_json(whole).filter(lambda data: len(data) <= wallet_file.MAX_FILE_BYTES))
+    @example(b"[" * 4_000)
+    @example(whole.replace(b'"version"', b'"x": ' + b"[" * 1_500 + b"]" * 1_500 + b', "version"'))
+    def opened(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            found = read(path)
+        except WalletError:
+            return
+        assert decode_address(found.address, found.prefix)
+        assert len(found.sealed) == len(wallet.sealed)
+
+    opened()

@@ -72,7 +72,7 @@ def _value(method: Method, param: Param, word: str) -> object:
         return word
     try:
         value = msgspec.json.decode(word)
-    except (msgspec.MsgspecError, UnicodeEncodeError):
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         value = _NOT_JSON
     if value is None or _kind(value) in kinds:
         return msgspec.Raw(word.encode())

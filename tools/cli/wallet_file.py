@@ -189,7 +189,7 @@ def read(path: Path) -> Wallet:
             )
         content = msgspec.convert(head, _Content)
         decode_address(content.address, prefix_of(content.chain))
-    except (msgspec.MsgspecError, UnicodeDecodeError, AddressFormatError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AddressFormatError):
         raise damaged from None
     if (content.kdf.name, content.cipher.name) != (KDF, CIPHER):
         raise damaged

@@ -6,6 +6,7 @@ from random import Random
 
 import orjson
 import pytest
+from damage import json_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,3 +157,29 @@ def test_the_book_agrees_with_itself(seed: int, acts: list[tuple[str, int]]) -> 
         assert sorted(book._order) == sorted(book) == sorted(book._place)
         assert all(book._order[place] == each for each, place in book._place.items())
         assert sum(book._told.values()) == len(book)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "address": st.sampled_from([str(A), str(B), "[2a00::1]:5", "0.0.0.0:1"])
+                | st.builds("{}:{}".format, st.ip_addresses(), st.integers(-1, 70_000))
+                | json_values,
+                "reached_ms": st.integers(-(2**70), 2**70) | json_values,
+            },
+            optional={"more": json_values},
+        )
+        | json_values,
+        max_size=8,
+    )
+    | json_values
+)
+def test_any_content_of_the_file_gives_a_book(content: object) -> None:
+    book = AddressBook()
+    assert book.load(content) == len(book) <= MAX_ADDRESSES
+    assert all(entry.reached_ms >= 0 for entry in book._entries.values())
+    again = AddressBook()
+    again.load(book.to_json())
+    assert again.to_json() == book.to_json()

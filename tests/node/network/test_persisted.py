@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
+import pytest
+from damage import damaged_json
+from hypothesis import given, settings
+
 from node.network.persisted import MAX_FILE_BYTES, read_json, write_json
 
 
@@ -28,3 +33,19 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
     assert "cannot write" in str(write_json(str(tmp_path / "no" / "x.json"), []))
     (tmp_path / "y.json").mkdir()
     assert "cannot write" in str(write_json(str(tmp_path / "y.json"), []))
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("any-bytes") / "x.json"
+
+
+@settings(max_examples=200)
+@given(damaged_json(b'[{"address": "8.8.8.8:1", "reached_ms": 5}, {"until_ms": 1e3, "x": null}]'))
+def test_any_bytes_are_read_or_told_not_to_be_json(scratch: Path, data: bytes) -> None:
+    scratch.write_bytes(data)
+    content, wrong = read_json(str(scratch))
+    if wrong is None:
+        assert orjson.loads(orjson.dumps(content)) == content
+    else:
+        assert (content, wrong) == (None, f"{scratch} is not JSON")

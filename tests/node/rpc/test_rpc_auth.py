@@ -9,7 +9,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from damage import damaged
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import ConfigError, NodeError
@@ -68,9 +69,26 @@ def test_headers_that_are_none(header: str | None) -> None:
     assert Authenticator(b"__cookie__:abc", []).user(header) is None
 
 
-@given(st.text(max_size=50))
+NEARLY = [basic(each) for each in ("__cookie__:abc", "a:c", "é:c", "a", ":", "")]
+
+
+@settings(max_examples=300)
+@given(
+    st.text(max_size=50)
+    | st.text(max_size=50).map(lambda text: f"Basic {text}")
+    | st.binary(max_size=50).map(lambda data: f"bAsic {base64.b64encode(data).decode()}")
+    | st.sampled_from(NEARLY)
+    .flatmap(lambda header: damaged(header.encode()))
+    .map(lambda data: data.decode("utf-8", "surrogateescape"))  # as aiohttp does
+)
 def test_any_header_is_judged(header: str) -> None:
-    assert Authenticator(b"__cookie__:abc", [line("a", "b", "c")]).user(header) is None
+    """Whoever gets in has written a password that is one: base64 has no second way to."""
+    user = Authenticator(b"__cookie__:abc", [line("a", "b", "c")]).user(header)
+    if user is not None:
+        scheme, _, encoded = header.partition(" ")
+        assert scheme.lower() == "basic"
+        expected = {COOKIE_USER: b"__cookie__:abc", "a": b"a:c"}[user]
+        assert base64.b64decode(encoded) == expected
 
 
 @pytest.mark.parametrize(
