@@ -23,7 +23,8 @@ from typing import Final
 from node.errors import DatadirError, NodeRunning, from_os_error
 
 FORMAT_VERSION: Final = 1
-"""Of the directory's layout; raised when an older ``timed`` could not work with it."""
+"""Of the directory's layout; raised when an older ``timed`` would not find its way. What lies in it
+(store, block files, the signer's state, the mempool) has formats of its own."""
 
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024
 """Below this a node does not start: about ten seconds of blocks at full load."""
@@ -348,7 +349,7 @@ def _read_marker(path: Path) -> bytes:
         raise DatadirError(
             f"{path.parent} was written by a newer timed (format {version}; this one knows "
             f"{FORMAT_VERSION})",
-            "install that newer timed",
+            "install that newer timed, or restore the backup made before it",
         )
     if version < FORMAT_VERSION or genesis_id is None:
         raise DatadirError(

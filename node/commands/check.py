@@ -1,7 +1,8 @@
 """``timed check``: what is right and what is wrong with a data directory, one line each.
 
 Reads everything that a node would read at its start and every committed block with the certificate
-of its decision, changes nothing, and goes on after a failure with whatever does not depend on it.
+of its decision, changes nothing (but a store of an older format, which opening brings up to date),
+and goes on after a failure with whatever does not depend on it.
 Blocks are found by the store's locations: among the bodies lie those of blocks that were never
 decided, and they concern nobody. With ``--replay`` the chain is judged again from its first block
 by the plain reference (``node.ledger``), and its outputs are compared with the store's.
@@ -161,7 +162,10 @@ def _check_store(where: Layout, genesis: Genesis, report: _Report, replaying: bo
     store = report.line(
         "store",
         lambda: ChainStore(where.store, genesis_id(genesis), cache_mb=64, write_buffer_mb=8),
-        lambda found: f"height {found.tip.height:,}, block {found.tip.block_id.hex()}",
+        lambda found: (
+            f"height {found.tip.height:,}, block {found.tip.block_id.hex()}"
+            + (f", upgraded from format {found.upgraded_from}" if found.upgraded_from else "")
+        ),
     )
     if store is None:
         return

@@ -88,6 +88,8 @@ class ConsensusStage(TraySink):
             write_buffer_mb=settings.write_buffer_mb,
             address_index=settings.address_index,
         )
+        if (older := self._store.upgraded_from) is not None:
+            self._log.warning("store_upgraded", from_format=older)
         self._mempool = Mempool(self._store, settings.policy, settings.genesis.min_fee)
         self._totals = MempoolTotals(self.metrics, self._mempool)
         self._load_mempool()

@@ -29,6 +29,7 @@ from node.genesis import MAX_BLOCK_BYTES, salt_of
 from node.params import BLOCK_HEADER_BYTES
 from node.storage.errors import (
     DAMAGED_REMEDY,
+    NEWER_REMEDY,
     ForeignStore,
     NewerStore,
     StoreDamaged,
@@ -352,7 +353,7 @@ class BlockFiles:
         if version > FILE_FORMAT:
             raise NewerStore(
                 f"{path} has format {version}, and this version knows {FILE_FORMAT}",
-                "install the version that wrote it",
+                NEWER_REMEDY,
             )
         if genesis_id != self._genesis_id:
             raise ForeignStore(

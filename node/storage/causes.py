@@ -19,6 +19,7 @@ from node.storage.errors import (
     DENIED_REMEDY,
     FAILED_REMEDY,
     FULL_REMEDY,
+    NEWER_REMEDY,
     NewerStore,
     OlderStore,
     StoreDamaged,
@@ -53,7 +54,7 @@ def explain(error: Exception, path: Path, doing: str) -> StoreError:
     if "Column family not found" in text:  # before the format is read
         return _lacking_families(path)
     if "Column families not opened" in text or "Unknown Footer version" in text:
-        return NewerStore(cause, "install the version that wrote it")
+        return NewerStore(f"{path} was written by a newer version ({text})", NEWER_REMEDY)
     if any(words in text for words in _DAMAGE_WORDS):
         return StoreDamaged(cause, DAMAGED_REMEDY)
     return StoreFailed(cause, FAILED_REMEDY)

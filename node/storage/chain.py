@@ -81,7 +81,8 @@ class ChainStore:
         try:
             database = open_database(path, Settings(cache_mb, write_buffer_mb))
             self._use(database)
-            self._tip, self._reward, self._allocated = describe(database, path, genesis_id)
+            found = describe(database, path, genesis_id)
+            self._tip, self._reward, self._allocated, self._upgraded_from = found
             self._owners = OwnerIndex(database)
             if address_index is not None:
                 self._owners.switch(address_index, self.iterate_outputs())
@@ -102,6 +103,11 @@ class ChainStore:
         create_store(path, genesis, allocations)
 
     # Queries
+
+    @property
+    def upgraded_from(self) -> int | None:
+        """The older format that opening this store brought up to date, None if it was none."""
+        return self._upgraded_from
 
     @property
     def tip(self) -> Tip:

@@ -15,6 +15,7 @@ from node.errors import NodeError
 FULL_REMEDY = "free some space (or raise the quota or ulimit -f), then start again"
 DENIED_REMEDY = "give the node's user read and write access to it"
 FAILED_REMEDY = "check the disk and the kernel's log, then start again"
+NEWER_REMEDY = "install the version that wrote it, or restore the backup made before it did"
 DAMAGED_REMEDY = "restore the data directory from a backup or another node"
 
 

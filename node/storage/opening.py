@@ -36,6 +36,7 @@ from node.storage.entries import (
 )
 from node.storage.errors import (
     DAMAGED_REMEDY,
+    NEWER_REMEDY,
     ForeignStore,
     NewerStore,
     StoreDamaged,
@@ -47,11 +48,14 @@ READ_AHEAD_BYTES = 128 * 1024  # Linux cuts one request to the read-ahead of the
 
 
 class Description(NamedTuple):
-    """What a store says of itself: its tip, the reward of a block, and the units allocated."""
+    """What a store says of itself: its tip, the reward of a block, the units allocated, and the
+    older format that was brought up to date, None if it was none.
+    """
 
     tip: Tip
     reward: int
     allocated: int
+    upgraded_from: int | None
 
 
 def check_place(path: Path) -> None:
@@ -89,7 +93,7 @@ def describe(database: Database, path: Path, genesis_id: bytes) -> Description:
     if version > STORE_FORMAT:
         raise NewerStore(
             f"{path} has format {version}, and this version knows {STORE_FORMAT}",
-            "install the version that wrote it",
+            NEWER_REMEDY,
         )
     if version < OLDEST_FORMAT:
         raise older(path)
@@ -110,9 +114,10 @@ def describe(database: Database, path: Path, genesis_id: bytes) -> Description:
         location, recorded = read_block(entry, path, height)
         if recorded != identity:
             raise damaged(path, f"tip and block index disagree at height {height}")
-    if version < STORE_FORMAT:
+    older_format = version if version < STORE_FORMAT else None
+    if older_format is not None:
         _upgrade(database, path, height)
-    return Description(Tip(height, identity, time_ms, location), reward, allocated)
+    return Description(Tip(height, identity, time_ms, location), reward, allocated, older_format)
 
 
 def _may_lack_families(path: Path) -> bool:

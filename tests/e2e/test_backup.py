@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from devnet import Devnet, wait_until
 from funded import Funds
+from rocksdict import Options, Rdict
 from running_node import TIMED, RunningNode, run
 
 README = Path(__file__).resolve().parents[2] / "systemd" / "README.md"
@@ -85,3 +87,42 @@ def test_data_of_another_version_is_left_alone(tmp_path: Path, marker: str, says
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert says in refused.stderr
     assert sorted(each.name for each in node.datadir.rglob("*")) == before
+
+
+def marked(store: Path, number: int, *lacking: str) -> None:
+    """Give a store the number of another format, and take away what that format does not have."""
+    families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(store))}
+    database = Rdict(str(store), Options(raw_mode=True), column_families=families)
+    for name in lacking:
+        database.drop_column_family(name)
+    if "addresses" in lacking:
+        database.delete(b"addresses")
+    database.put(b"format", number.to_bytes(4, "little"))
+    database.close()
+
+
+def test_an_upgrade_says_what_it_changed_and_the_way_back_is_the_backup(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path, Funds(tmp_path / "funds", 1).directory, block={"empty_pace_s": 1})
+    store = node.datadir / "store"
+    marked(store, 2, "heights", "addresses")
+    backup = tmp_path / "backup"
+    shutil.copytree(store, backup)
+
+    node.start()
+    node.wait_until(lambda: node.metrics("consensus")["height"] >= 1)
+    assert node.stop() == 0
+    lines = [json.loads(line) for line in node.log.read_text().splitlines()]
+    (told,) = [line for line in lines if line["event"] == "store_upgraded"]
+    assert (told["level"], told["source"], told["from_format"]) == ("warning", "consensus", 2)
+
+    marked(store, 4)  # and now this version is the old one
+    refused = run(*TIMED, "run", "--datadir", str(node.datadir))
+    assert refused.returncode == 2
+    said = refused.stderr.splitlines()[-1]
+    assert said.startswith(f"timed: {store} has format 4, and this version knows 3; install"), said
+    assert said.endswith("or restore the backup made before it did")
+    assert "Traceback" not in refused.stderr
+    shutil.rmtree(store)
+    shutil.copytree(backup, store)
+    checked = run(*TIMED, "check", "--datadir", str(node.datadir))
+    assert "upgraded from format 2" in checked.stdout
