@@ -17,7 +17,7 @@ from pipeline.supervisor import KILL_GRACE_S, START_DEADLINE_S, STOP_DEADLINE_MS
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 UNITS = {"timed.service": "main", "timed@.service": "%i"}
-MAX_EXPOSURE = 2.0  # of systemd-analyze security; 10 is no protection at all
+MAX_EXPOSURE = 1.4  # of systemd-analyze security; 10 is no protection at all
 OFFLINE_SINCE = 250  # the version of systemd that can judge a unit that is not installed
 
 HARDENING = {

@@ -2,11 +2,13 @@
 
 Boots a systemd of its own in fresh namespaces, with overlays over /etc, /var and /opt, the kernel's
 settings read-only and none of the machine's services, so that nothing of the machine changes;
-installs this project there as systemd/README.md says; and then does to ``timed@dev`` what happens
-to services: start, a stage killed and one frozen, reload, a watchdog that runs out, a mistake of
-the operator, stop. Each step says what it found; the first that finds something else ends the trial
-with its journal. pytest does not run it: it needs root, a network to install from, and a kernel
-that lets it mount.
+installs this project there as systemd/README.md says, twice, as two releases; and starts a chain of
+two validators, ``timed@dev`` and ``timed@peer``, that reach each other over the namespace's
+loopback. Then ``timed@dev`` is used (payments, JSON-RPC, /metrics, a subscriber, the monitor) and
+suffers what happens to services: a stage killed and one frozen, reload, a watchdog that runs out,
+upgrade and roll back, a mistake of the operator, stop. Each step says what it found; the first that
+finds something else ends the trial with its journal. pytest does not run it: it needs root, a
+network to install from, and a kernel that lets it mount.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +27,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "trial"  # the installation, so that a second trial starts at once
 UNIT = "timed@dev"
+PEER = "timed@peer"
 DATADIR = "/var/lib/timed/dev"
-TIMED = "/opt/timed/current/bin/timed"
+PEER_DATADIR = "/var/lib/timed/peer"
+CHAIN = "/var/lib/timed/.chain"  # genesis, two keys, signed payments
+BIN = "/opt/timed/current/bin"
+TIMED = f"{BIN}/timed"
+AS_TIMED = ("runuser", "-u", "timed", "--")
+RELEASES = ("0.1.0", "0.2.0")  # the same code; only the number differs
 PYTHON = "/usr/bin/python3"  # the unit sees no home directories
 DEADLINE_S = 90.0
+PAYMENTS = 300
+"""Of one load; there are LOADS, the last two after the upgrade and after the way back."""
+LOADS = 3
+PORTS = {"dev": 24301, "peer": 24401}  # JSON-RPC; ingest, notifications and peers follow it
 
 MOUNTS = f"""
 set -e
@@ -50,16 +63,20 @@ rm -rf source && mkdir source
 cp -r {ROOT}/pipeline {ROOT}/node {ROOT}/tools {ROOT}/pyproject.toml {ROOT}/README.md \\
   {ROOT}/LICENSE source/
 pip() {{
-  {sys.executable} -m pip --python /opt/timed/0.1.0/bin/python --disable-pip-version-check "$@"
+  {sys.executable} -m pip --python /opt/timed/$release/bin/python --disable-pip-version-check "$@"
 }}
-if [ ! -e opt/complete ]; then
-  rm -rf opt/*
-  {PYTHON} -m venv --without-pip /opt/timed/0.1.0
-  ln -s 0.1.0 opt/current
-  pip install -q -c {ROOT}/constraints.txt 'source/[avx512]'
-  touch opt/complete
-fi
-pip install -q --no-deps --force-reinstall source/
+for release in {" ".join(RELEASES)}; do
+  sed -i "s/^version = .*/version = '$release'/" source/pyproject.toml
+  sed -i "s/^__version__ = .*/__version__ = '$release'/" source/node/commands/__init__.py
+  if [ ! -e opt/$release/complete ]; then
+    rm -rf opt/$release
+    {PYTHON} -m venv --without-pip /opt/timed/$release
+    pip install -q -c {ROOT}/constraints.txt 'source/[avx512]'
+    touch opt/$release/complete
+  fi
+  pip install -q --no-deps --force-reinstall source/
+done
+ln -sfn {RELEASES[0]} opt/current
 """
 
 BOOT = f"""
@@ -68,6 +85,7 @@ mount -o remount,bind,ro /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs run /run
 mkdir -p /run/lock
+ip link set lo up
 for each in /lib/systemd/system/*.wants; do mount -t tmpfs none $each; done
 rm -rf /etc/systemd/system/*.wants /var/log/journal
 : > /etc/fstab
@@ -83,6 +101,34 @@ exec setpriv --bounding-set=-sys_module,-sys_boot,-sys_time,-sys_rawio \
   /lib/systemd/systemd --system --unit=trial.target --show-status=no --log-target=journal
 """
 
+MAKE_CHAIN = f"""
+from pathlib import Path
+from tools.devnet.chain import make_chain
+from tools.loadgen.workload import WorkloadOptions
+make_chain(Path({CHAIN!r}), 2, WorkloadOptions({PAYMENTS * LOADS}, seed="trial"))
+"""
+
+SUBSCRIBE = f"""
+import zmq
+socket = zmq.Context().socket(zmq.SUB)
+socket.setsockopt(zmq.SUBSCRIBE, b"hashblock")
+socket.setsockopt(zmq.RCVTIMEO, 60_000)
+socket.connect("tcp://127.0.0.1:{PORTS["dev"] + 2}")
+topic, body, number = socket.recv_multipart()
+print(topic.decode(), body.hex())
+"""
+
+GET = f"""
+from urllib.error import HTTPError
+from urllib.request import urlopen
+for page in ("healthz", "readyz", "metrics"):
+    with urlopen(f"http://127.0.0.1:{PORTS["dev"]}/{{page}}") as answer:
+        print(answer.status, answer.read().decode())
+try:
+    urlopen(f"http://127.0.0.1:{PORTS["dev"]}/", data=b"{{}}")
+except HTTPError as error:
+    print(error.code)
+"""
 
 CHECK = f"""[Unit]
 DefaultDependencies=no
@@ -144,15 +190,17 @@ class Machine:
         assert done.returncode == 0, f"{command}: {done.stderr or done.stdout}"
         return done.stdout.strip()
 
-    def show(self, name: str) -> str:
-        """A property of the unit."""
-        return self.out("systemctl", "show", UNIT, "--property", name, "--value")
+    def python(self, program: str) -> str:
+        """What a program prints that the service's user runs with the release's Python."""
+        return self.out(*AS_TIMED, f"{BIN}/python", "-c", program)
+
+    def show(self, name: str, unit: str = UNIT) -> str:
+        """A property of a unit."""
+        return self.out("systemctl", "show", unit, "--property", name, "--value")
 
     def status(self) -> dict[str, object]:
         """`timed status`, asked by the service's user."""
-        asked = self.run(
-            "runuser", "-u", "timed", "--", TIMED, "status", "--json", "--datadir", DATADIR
-        )
+        asked = self.run(*AS_TIMED, TIMED, "status", "--json", "--datadir", DATADIR)
         return json.loads(asked.stdout) if asked.returncode == 0 else {}
 
     def process_of(self, stage: str) -> dict[str, object]:
@@ -182,18 +230,39 @@ def tell(what: str) -> None:
 def prepare(machine: Machine) -> None:
     machine.out("systemd-sysusers")
     machine.out("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/timed.conf")
-    machine.out("install", "-d", "-o", "timed", "-g", "timed", "-m", "0700", DATADIR)
-    as_timed = ("runuser", "-u", "timed", "--", TIMED)
-    machine.out(*as_timed, "init", "--network", "dev", "--datadir", DATADIR)
-    configure(machine, "info")
-    machine.out("install", "-m", "0400", f"{DATADIR}/validator.key", "/etc/timed/dev.key")
-    machine.out("rm", f"{DATADIR}/validator.key")
-    tell("installed; the key is root's, and not in the data directory")
+    machine.out(
+        "install", "-d", "-o", "timed", "-g", "timed", "-m", "0700", str(Path(CHAIN).parent)
+    )
+    machine.python(MAKE_CHAIN)
+    for number, (name, datadir) in enumerate((("dev", DATADIR), ("peer", PEER_DATADIR))):
+        machine.out("install", "-d", "-o", "timed", "-g", "timed", "-m", "0700", datadir)
+        chain = ("--genesis", f"{CHAIN}/genesis.json")
+        key = ("--validator-key", f"{CHAIN}/validator-{number}.key")
+        machine.out(*AS_TIMED, TIMED, "init", *chain, *key, "--datadir", datadir)
+        machine.out("install", "-m", "0400", f"{datadir}/validator.key", f"/etc/timed/{name}.key")
+        machine.out("rm", f"{datadir}/validator.key", f"{CHAIN}/validator-{number}.key")
+        configure(machine, "info", name=name)
+    tell("installed; the keys are root's, and not in the data directories")
 
 
-def configure(machine: Machine, level: str, more: str = "") -> None:
-    text = f'[block]\\nempty_pace_s = 1\\n[log]\\nlevel = "{level}"\\n{more}'
-    machine.out("sh", "-c", f"printf '{text}' > {DATADIR}/config.toml")
+def configure(machine: Machine, level: str, more: str = "", *, name: str = "dev") -> None:
+    rpc, other = PORTS[name], PORTS["peer" if name == "dev" else "dev"]
+    lines = [
+        "[block]",
+        "empty_pace_s = 1",
+        "[rpc]",
+        f'listen = "127.0.0.1:{rpc}"',
+        "[network]",
+        f'listen = "tcp://127.0.0.1:{rpc + 1}"',
+        f'notify = "tcp://127.0.0.1:{rpc + 2}"',
+        f'peer_listen = "127.0.0.1:{rpc + 3}"',
+        f'peers = ["127.0.0.1:{other + 3}"]',
+        *more.splitlines(),
+        "[log]",
+        f'level = "{level}"',
+    ]
+    text = "\\n".join(lines)
+    machine.out("sh", "-c", f"printf '{text}\\n' > /var/lib/timed/{name}/config.toml")
 
 
 def starts(machine: Machine) -> None:
@@ -202,8 +271,9 @@ def starts(machine: Machine) -> None:
     tell(
         f"started and ready after {time.monotonic() - began_s:.1f} s: {machine.show('StatusText')}"
     )
-    wait(lambda: machine.height() >= 2)
-    tell(f"the validator signs with its credential: {machine.show('StatusText')}")
+    machine.out("systemctl", "start", PEER)
+    wait(lambda: machine.height() >= 2 and "1 peer" in machine.show("StatusText"))
+    tell(f"both validators sign with their credentials: {machine.show('StatusText')}")
     pid = machine.show("MainPID")
     status = machine.out("cat", f"/proc/{pid}/status")
     assert "Seccomp:\t2" in status
@@ -219,19 +289,56 @@ def starts(machine: Machine) -> None:
     tell(f"{len(lines)} lines of the supervisor in the journal, all JSON, none above info")
 
 
-def mends_a_killed_and_a_frozen_stage(machine: Machine) -> None:
+def is_used(machine: Machine) -> None:
+    pays(machine, 0)
+    subscriber = threading.Thread(target=lambda: heard.append(machine.python(SUBSCRIBE)))
+    heard: list[str] = []
+    subscriber.start()
+    asked = machine.out(*AS_TIMED, f"{BIN}/time-cli", "getblockcount", "--datadir", DATADIR)
+    assert int(asked) > 0
+    tell(f"JSON-RPC answers the service's user with its cookie: getblockcount {asked}")
+    pages = machine.python(GET)
+    samples = [line for line in pages.splitlines() if line and line[0] not in "#2"]
+    assert any('stage="rpc"' in line for line in samples), pages
+    assert pages.endswith("401"), pages
+    tell(f"/healthz, /readyz and /metrics say 200, {len(samples)} samples; no cookie, no call: 401")
+    subscriber.join()
+    tell(f"a subscriber hears of a block: {heard[0]}")
+    frame = machine.out(*AS_TIMED, f"{BIN}/time-monitor", "--once", DATADIR)
+    stages = [line.split() for line in frame.splitlines() if line.startswith(" rpc ")]
+    assert stages, frame
+    assert "voting 2/2" in frame, frame
+    tell("time-monitor --once: " + " ".join(frame.splitlines()[1].split()))
+
+
+def pays(machine: Machine, number: int) -> None:
+    """One of the loads, sent to the ingest of the service; every payment must become final."""
+    done = machine.out(
+        *AS_TIMED, f"{BIN}/time-load", "run", CHAIN, "--datadir", DATADIR, "--rate", "200",
+        "--first", str(number * PAYMENTS), "--count", str(PAYMENTS),
+    )  # fmt: skip
+    found = next(line for line in done.splitlines() if "finalised" in line)
+    assert str(PAYMENTS) in found.split(), done
+    tell(f"{PAYMENTS} payments were sent to ingest, and all are final")
+
+
+def mends_killed_and_frozen_stages(machine: Machine) -> None:
     main = machine.show("MainPID")
-    for what, number in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
-        before = machine.process_of("verify-0")
+    for what, stage, number in (
+        ("killed", "verify-0", signal.SIGKILL),
+        ("killed", "rpc", signal.SIGKILL),
+        ("frozen", "verify-0", signal.SIGSTOP),
+    ):
+        before = machine.process_of(stage)
         machine.out("kill", f"-{number}", str(before["pid"]))
-        wait(lambda before=before: machine.process_of("verify-0").get("state") == "ready"
-             and machine.process_of("verify-0")["pid"] != before["pid"])  # fmt: skip
+        wait(lambda stage=stage, before=before: machine.process_of(stage).get("state") == "ready"
+             and machine.process_of(stage)["pid"] != before["pid"])  # fmt: skip
         assert (machine.show("MainPID"), machine.show("NRestarts")) == (main, "0")
-        tell(f"a {what} stage was started again by the supervisor, not by systemd")
+        tell(f"{stage}, {what}, was started again by the supervisor, not by systemd")
 
 
 def reloads(machine: Machine) -> None:
-    configure(machine, "debug", "[network]\\nmax_inbound = 5\\n")
+    configure(machine, "debug", "max_inbound = 5")
     machine.out("systemctl", "reload", UNIT)
     wait(lambda: any("configuration_needs_a_restart" in line for line in machine.journal()))
     found = machine.journal("-p", "warning", "--grep", "needs_a_restart")
@@ -256,8 +363,25 @@ def is_watched(machine: Machine) -> None:
     tell(f"a frozen supervisor was ended by the watchdog and the chain goes on: {machine.height()}")
 
 
+def upgrades_and_rolls_back(machine: Machine) -> None:
+    for number, release in enumerate((RELEASES[1], RELEASES[0]), start=1):
+        height = machine.height()
+        machine.out("ln", "-sfn", release, "/opt/timed/current")
+        machine.out("systemctl", "restart", UNIT)
+        about = machine.status()["extra"]
+        assert isinstance(about, dict)
+        assert about["version"] == release, about
+        command = machine.out("ps", "-o", "args=", "-p", machine.show("MainPID"))
+        assert command.startswith(f"/opt/timed/{release}/"), command
+        wait(lambda height=height: machine.height() > height + 2)
+        tell(f"{'back on' if number == 2 else 'upgraded to'} {release}: "
+             f"{machine.show('StatusText')}")  # fmt: skip
+        pays(machine, number)
+    assert machine.show("NRestarts", PEER) == "0"
+
+
 def leaves_mistakes_to_people(machine: Machine) -> None:
-    configure(machine, "info", "no_such_section = 1\\n")
+    configure(machine, "info", "no_such_key = 1")
     assert machine.run("systemctl", "restart", UNIT).returncode != 0
     time.sleep(4.0)  # longer than RestartSec
     shown = {name: machine.show(name) for name in ("ActiveState", "ExecMainStatus", "NRestarts")}
@@ -288,9 +412,11 @@ def stops(machine: Machine) -> None:
 STEPS = (
     prepare,
     starts,
-    mends_a_killed_and_a_frozen_stage,
+    is_used,
+    mends_killed_and_frozen_stages,
     reloads,
     is_watched,
+    upgrades_and_rolls_back,
     leaves_mistakes_to_people,
     stops,
 )
@@ -304,7 +430,7 @@ def main() -> int:
         for step in STEPS:
             try:
                 step(machine)
-            except AssertionError:
+            except Exception:
                 print(f"bad  {step.__name__}", machine.run("systemctl", "status", UNIT).stdout)
                 print(machine.run("journalctl", "--no-pager", "-n", "40").stdout)
                 raise
