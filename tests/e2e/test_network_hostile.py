@@ -5,8 +5,11 @@ peers.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from devnet import Devnet, wait_until
-from hostile_peers import CROWD, Attack
+from hostile_peers import CROWD, SQUATTERS, Attack
 from sites import site
 
 from node.consensus.messages import Proposal, Vote
@@ -23,6 +26,7 @@ from node.exchange.judging import MAX_AHEAD_MS
 from node.exchange.outbox import LIE
 from node.genesis import genesis_id
 from node.network.handshake import VERSION_MAX
+from node.peers_file import read_peers
 from node.storage.blockfile import BlockFiles
 from node.storage.chain import ChainStore
 
@@ -288,3 +292,80 @@ def test_questions_of_strangers_do_not_keep_honest_answers_out(net: Devnet) -> N
     assert not events(net, VICTIM, "peer_blamed")
     assert net.metrics(VICTIM, "net")["peers_blamed"] == 0
     end(net, *range(4))
+
+
+# -- a validator that nobody lists -----------------------------------------------------------------
+
+UNLISTED = 3
+# Where no static peer is, so that it could be banned, and no attacker. Were it not protected, it
+# would be the first to lose its slot: the youngest of the network with most peers.
+ITS_ADDRESS = "127.1.1.1"
+
+
+def shown(net: Devnet, number: int) -> dict[int, dict[str, Any]]:
+    """What `timed peers` tells of a node's peers that have proven themselves, by validator."""
+    command = [sys.executable, "-m", "node", "peers", "--json"]
+    command += ["--datadir", str(net.places[number].datadir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return {each["validator"]: each for each in json.loads(done.stdout)
+            if each["validator"] is not None}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ["crowd", *long("flood", "phantoms")])
+def test_a_validator_that_nobody_lists_keeps_its_place_in_a_crowd(
+    tmp_path: Path, attack: str
+) -> None:
+    network = {"max_inbound": MAX_INBOUND, "max_outbound": 0}
+    strangers = {UNLISTED: ITS_ADDRESS}
+    with (
+        Devnet(
+            tmp_path, 4, transactions=1_000, strangers=strangers, block=BLOCKS, network=network
+        ) as net,
+        ExitStack() as stack,
+    ):
+        net.start(*HONEST)
+        victim = net.places[VICTIM].peer
+        stack.enter_context(Attack("squat", victim, genesis_id(net.genesis), 240))
+        wait_until(
+            lambda: net.metrics(VICTIM, "net")["peers"] == 2 + SQUATTERS, what="the squatters"
+        )
+        net.start(UNLISTED)
+        wait_until(lambda: UNLISTED in shown(net, VICTIM), what="it has proven itself")
+        before = shown(net, VICTIM)[UNLISTED]
+        assert before["protected"]
+        assert before["direction"] == "in"
+        assert before["address"].startswith(f"{ITS_ADDRESS}:")
+        with Attack("settle", victim, genesis_id(net.genesis), 240):
+            wait_until(
+                lambda: net.metrics(VICTIM, "net")["peers_dropped"] >= SQUATTERS - 1,
+                what="the networks share the slots",
+            )
+            assert shown(net, VICTIM).get(UNLISTED, {}).get("number") == before["number"]
+        signatures = net.metrics(UNLISTED, "sign")["signatures"]
+        heights = [net.height(number) for number in range(4)]
+        with (
+            Attack(attack, victim, genesis_id(net.genesis), seconds=8) as villain,
+            net.load(300, rate_per_s=40) as load,
+        ):
+            while not villain.done():
+                seen = read_peers(net.places[VICTIM].datadir / "run")
+                assert seen is not None
+                (now,) = (each for each in seen.peers if each.validator == UNLISTED)
+                assert now.number == before["number"], "it was connected anew"
+                assert now.protected
+                time.sleep(0.2)
+            counts = villain.counts()
+            for report in load.reports(60):
+                assert report.document is not None, report.line()
+                assert not report.wrong, report.line()
+        for what, least in LEAST[attack].items():
+            assert counts.get(what, 0) >= least, counts
+        assert shown(net, VICTIM)[UNLISTED]["number"] == before["number"]
+        for number in range(3):
+            for event in events(net, number, "address_banned"):
+                assert event["address"] != ITS_ADDRESS, event
+        assert net.metrics(UNLISTED, "net")["peers_dropped"] == 0
+        assert net.metrics(UNLISTED, "sign")["signatures"] > signatures
+        assert all(net.height(number) >= heights[number] + 5 for number in range(4))
+        end(net, *range(4))

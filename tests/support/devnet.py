@@ -3,8 +3,9 @@
 `Devnet` makes a network as `timed devnet` does (a genesis with as many validators, a data directory
 each, free ports) below a directory of the test. With ``proxied`` every node reaches every other
 one through a link of its own (`tcp_proxy`), named "0>1" for node 0 dialling node 1, that the test
-can cut, delay and swallow. What a test asks of the chains, it asks of the stores, after the nodes
-have stopped.
+can cut, delay and swallow. Who is among ``strangers`` (number -> loopback address) dials the others
+through such links, which come from that address; no other node has it in its configuration. What a
+test asks of the chains, it asks of the stores, after the nodes have stopped.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import psutil
-from tcp_proxy import Direction, Proxies
+from tcp_proxy import HOST, Direction, Proxies
 
 from node.consensus.messages import Certified
 from node.consensus.wire import decode
@@ -65,6 +66,7 @@ class Devnet:
         transactions: int = 2_000,
         seed: str = "tests",
         proxied: bool = False,
+        strangers: Mapping[int, str] | None = None,
         **sections: dict[str, Any],
     ) -> None:
         self.chain = root / "chain"
@@ -73,7 +75,9 @@ class Devnet:
         self.workload = Workload.open(self.chain)
         self.places: Sequence[Place] = places(root, nodes, 0)
         self.network = Network(self.places)
-        self.proxies = Proxies() if proxied else None
+        self._strangers = dict(strangers or {})
+        self.proxies = Proxies() if proxied or self._strangers else None
+        self._proxied = proxied
         self._frozen: dict[int, list[psutil.Process]] = {}
         self._sent = 0
         try:
@@ -318,14 +322,15 @@ class Devnet:
         init_nodes(self.places, self.chain)
         addresses = {place.number: place.peer for place in self.places}
         for place in self.places:
-            others = [other for other in addresses if other != place.number]
+            others = [other for other in addresses if other not in {place.number, *self._strangers}]
             peers = [self._address(place.number, other, addresses[other]) for other in others]
             configure(place, peers, merged)
 
     def _address(self, dialler: int, other: int, address: str) -> str:
-        if self.proxies is None:
+        source = self._strangers.get(dialler)
+        if self.proxies is None or not (self._proxied or source):
             return address
-        return self.proxies.link(f"{dialler}>{other}", address)
+        return self.proxies.link(f"{dialler}>{other}", address, source or HOST)
 
     @property
     def _links(self) -> Proxies:

@@ -42,6 +42,8 @@ from node.transaction import Output, build
 ANSWER_S = 5.0
 CROWD = 1_000  # connections of fake peers
 CROWD_AT_ONCE = 50  # of them being made
+SQUATTERS = 4
+SETTLERS = 24  # more networks than slots
 FLOODERS = 8
 FRAMES_AT_ONCE = 60
 DRIBBLERS = 20
@@ -132,7 +134,7 @@ class Villain:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.rng = Random(order.seed)
+        self.rng = Random(f"{order.attack} {order.seed}")
         self.counts: Counter[str] = Counter()
         self.genesis_id = bytes.fromhex(order.genesis_id)
         self.end_s = time.monotonic() + order.seconds
@@ -367,6 +369,37 @@ class Villain:
                     self.counts["payments"] += len(raws)
             finally:
                 reader.cancel()
+
+        await self.again_and_again(attempt)
+
+    async def squat(self) -> None:
+        """Some peers of one network that do no more than stay."""
+        await asyncio.gather(*(self._stay(f"127.1.0.{101 + n}") for n in range(SQUATTERS)))
+
+    async def settle(self) -> None:
+        """As many networks as need be for a fair share of every slot: a peer of each, one after
+        the other, that stays.
+        """
+        async with asyncio.TaskGroup() as group:
+            for number in range(SETTLERS):
+                opened = self.counts["peers"]
+                group.create_task(self._stay(f"127.{150 + number}.0.1"))
+                while self.counts["peers"] == opened and not self.is_over:
+                    await asyncio.sleep(0.01)
+
+    async def _stay(self, source: str) -> None:
+        """Be a peer until it is over, and again if it was thrown out."""
+
+        async def attempt() -> None:
+            agreement, bulk = await self.peer(source)
+            readers = [asyncio.create_task(self.swallow(wire)) for wire in (agreement, bulk)]
+            try:
+                while not self.is_over:
+                    await agreement.send(FrameType.PING, bytes(8))
+                    await asyncio.sleep(1.0)
+            finally:
+                for reader in readers:
+                    reader.cancel()
 
         await self.again_and_again(attempt)
 

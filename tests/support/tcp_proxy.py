@@ -64,10 +64,12 @@ class Proxies:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def link(self, name: str, target: str) -> str:
-        """Make a link to `target` (host:port); returns the address to dial instead."""
+    def link(self, name: str, target: str, source: str = HOST) -> str:
+        """Make a link to `target` (host:port), which sees connections come from the loopback
+        address `source`; returns the address to dial instead.
+        """
         host, _, port = target.rpartition(":")
-        answer = self._order(do="link", name=name, host=host, port=int(port))
+        answer = self._order(do="link", name=name, host=host, port=int(port), source=source)
         self.names.append(name)
         return f"{HOST}:{answer['port']}"
 
@@ -134,8 +136,9 @@ class Way:
 class Link:
     """A listener, its target, and the connections between."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], source: str) -> None:
         self.target = target
+        self.source = source
         self.ways = {direction: Way() for direction in Direction}
         self.opened = 0
         self.is_cut = False
@@ -198,6 +201,7 @@ class Link:
             each.setblocking(False)
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await self.ways[Direction.THERE].open.wait()  # a first packet would not arrive either
+        server.bind((self.source, 0))
         await loop.sock_connect(server, self.target)
         there, back = self.ways[Direction.THERE], self.ways[Direction.BACK]
         async with asyncio.TaskGroup() as group:  # one that fails ends the other
@@ -240,7 +244,7 @@ def _reset(sockets: list[socket.socket]) -> None:
 async def _obey(links: dict[str, Link], order: dict[str, Any]) -> dict[str, Any]:
     name = order["name"]
     if order["do"] == "link":
-        links[name] = link = Link((order["host"], order["port"]))
+        links[name] = link = Link((order["host"], order["port"]), order["source"])
         return {"port": link.listener.getsockname()[1]}
     link = links[name]
     match order["do"]:
