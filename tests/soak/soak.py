@@ -3,12 +3,18 @@
     python tests/soak/soak.py --minutes 10 [--seed N] [--rate PAYMENTS_PER_S]
 
 Four validators behind links of their own (`tests/support/devnet.py`), each with a load generator
-that repeats what is not answered. Every few seconds one fault: SIGKILL to a random node, SIGSTOP,
-links cut, swallowed or slow; which and when, the seed decides. After each fault the network must
-decide a block, and in the end: every payment is final on every node, the chains are one, worth is
-conserved, nobody's signatures contradict each other, and in the long lives of nodes neither memory
-nor descriptors have grown. One line tells the result; what failed makes the exit status 1 and
-leaves the directory.
+that repeats what is not answered; 100 payments a second, all together, for 10 minutes, or 4 at
+least. First all nodes are killed at once, one is frozen until the others give it up, and one has a
+wrong clock; then every few seconds one fault: SIGKILL to one node, two or all but one, SIGSTOP,
+links cut, swallowed or slow, a clock set wrong; which, whom and when, the seed decides, and which
+node is not killed again after the beginning, so that its life is long.
+
+It passes if after each fault the network decides a block within a minute, and in the end every
+answer was right; every payment is final on every node; the chains are one, and `timed check` has
+nothing to say; worth is conserved; nobody's signatures contradict each other and nobody is accused
+of a lie; of every stage a life was judged, for 90 seconds or more after it was warm, and none of
+those judged had grown in memory or descriptors. One line tells the result; what failed makes the
+exit status 1 and leaves the directory.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -36,12 +42,17 @@ for place in (HERE.parent / "support", HERE.parent.parent):
 
 import psutil  # noqa: E402
 from devnet import Devnet  # noqa: E402
+from sites import site  # noqa: E402
 
 NODES = 4
-WITNESS = 0  # is never killed, so that one life is as long as the soak; frozen and cut off it is
 PATIENCE_S = 60.0  # for a block after a fault, and for all to be level in the end
 DRAIN_S = 120.0  # for the load, which was cut off for as long as the last fault
 SAMPLE_S = 2.0
+FAULT_S = (0.5, 6.0)  # how long most faults last
+GONE_S = (28.0, 32.0)  # longer than a silent peer is kept (`HubSettings.gone_after_ns`)
+SKEWED_S = (10.0, 20.0)  # what it takes to start, to propose and to be believed or not
+SKEWS_S = (-10, 10, 60)  # by which a clock is wrong
+MIN_MINUTES = 4.0  # less is no life that could be judged
 MIB = 1 << 20
 
 # A life that is judged: its first third and WARM_S at least are left out, in which caches, tables
@@ -55,6 +66,7 @@ MOST_RSS_PER_MIN_ELSE = MIB // 2
 MOST_DESCRIPTORS_PER_MIN = {"consensus": 3.0}
 MOST_DESCRIPTORS_PER_MIN_ELSE = 1.0
 
+STAGES = ("net", "verify", "consensus", "sign", "rpc")
 BLOCKS = {"pace_ms": 100, "empty_pace_s": 1}
 STORE = {"cache_mb": 8, "write_buffer_mb": 4}  # soon full: what grows then is no cache
 LOAD = ("--resubmit", "--allow-shedding", "--answer-timeout", "3", "--drain-timeout", f"{DRAIN_S}")
@@ -86,6 +98,7 @@ class Soak:
 
     net: Devnet
     rng: Random
+    witness: int  # is never killed but at the beginning, so that its life is long
     began_s: float = field(default_factory=time.monotonic)
     faults: Counter[str] = field(default_factory=Counter)
     samples: dict[Life, list[Sample]] = field(default_factory=lambda: defaultdict(list))
@@ -94,35 +107,80 @@ class Soak:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def harm(self) -> None:
+    def begin(self) -> None:
+        """Do what each soak must have seen, the witness' death first."""
+        for fault in (self.kill_all, self.freeze_long, self.skew):
+            self.harm(fault)
+
+    def go_on(self) -> None:
+        """Do something that the seed chooses."""
+        faults = (
+            *((self.kill, 6), (self.kill_two, 1), (self.kill_all_but_one, 1), (self.freeze, 3)),
+            *((self.part, 2), (self.swallow, 2), (self.slow, 1), (self.skew, 1)),
+        )
+        (fault,) = self.rng.choices(*zip(*faults, strict=True))
+        self.harm(fault)
+
+    def harm(self, fault: Callable[[], AbstractContextManager[object]]) -> None:
         """Do something bad for a while, undo it, and see that blocks are decided."""
-        rng = self.rng
-        fault = rng.choices(
-            (self.kill, self.kill_two, self.freeze, self.part, self.swallow, self.slow),
-            (6, 1, 3, 2, 2, 1),
-        )[0]
         name = fault.__name__
         self.faults[name] += 1
+        lasts_s = {"freeze_long": GONE_S, "skew": SKEWED_S}.get(name, FAULT_S)
         with fault() as whom:
             self.say(f"{name} {whom}")
-            self.rest(rng.uniform(0.5, 6.0))
+            self.rest(self.rng.uniform(*lasts_s))
         goal = max(self.heights()) + 1
         self.until(lambda: max(self.heights()) >= goal, f"a block after {name} {whom}")
-        self.rest(rng.uniform(0.5, 4.0))
+        self.rest(self.rng.uniform(0.5, 4.0))
+
+    @property
+    def victims(self) -> list[int]:
+        return [number for number in range(NODES) if number != self.witness]
 
     @contextmanager
     def kill(self) -> Iterator[object]:
-        victim = self.rng.choice([n for n in range(NODES) if n != WITNESS])
+        victim = self.rng.choice(self.victims)
         self.net.kill(victim)
         yield victim
         self.net.launch(victim)
 
     @contextmanager
     def kill_two(self) -> Iterator[object]:
-        victims = self.rng.sample([n for n in range(NODES) if n != WITNESS], 2)
+        victims = self.rng.sample(self.victims, 2)
         self.net.kill(*victims)
         yield victims
         self.net.launch(*victims)
+
+    @contextmanager
+    def kill_all_but_one(self) -> Iterator[object]:
+        self.net.kill(*self.victims)
+        yield self.victims
+        self.net.launch(*self.victims)
+
+    @contextmanager
+    def kill_all(self) -> Iterator[object]:
+        self.net.kill(*range(NODES))
+        yield list(range(NODES))
+        self.net.launch()
+
+    @contextmanager
+    def skew(self) -> Iterator[object]:
+        victim, skew_s = self.rng.choice(self.victims), self.rng.choice(SKEWS_S)
+        self.net.kill(victim)
+        with site("skew_site", TIMED_SKEW_S=str(skew_s)):
+            self.net.launch(victim)
+        yield f"{victim} by {skew_s} s"
+        self.net.kill(victim)
+        self.net.launch(victim)
+
+    @contextmanager
+    def freeze_long(self) -> Iterator[object]:
+        with self.freeze() as victim:
+            yield victim
+            peers = [self.net.metrics(number, "net")["peers"]
+                     for number in range(NODES) if number != victim]  # fmt: skip
+            if max(peers) == NODES - 1:
+                raise Failed(f"node {victim} was frozen, and is kept as a peer: {peers}")
 
     @contextmanager
     def freeze(self) -> Iterator[object]:
@@ -201,8 +259,13 @@ class Soak:
     # -- judgement -------------------------------------------------------------------------------
 
     def judge_growth(self) -> list[float]:
-        """Check the long lives; returns by how many bytes a minute each has grown."""
+        """Check the long lives, of which there must be one of every process of a node; returns by
+        how many bytes a minute each has grown.
+        """
         grown = []
+        unjudged = {life.name for life in self.samples}
+        if not {name.partition("-")[0] for name in unjudged} >= STAGES:
+            raise Failed(f"only {sorted(unjudged)} were seen")
         for life, samples in self.samples.items():
             end_s = samples[-1].at_s
             first_s = samples[0].at_s
@@ -214,11 +277,14 @@ class Soak:
             most = MOST_RSS_PER_MIN.get(life.name, MOST_RSS_PER_MIN_ELSE)
             what = f"node {life.node} {life.name} over {end_s - from_s:.0f} s"
             grown.append(rss)
+            unjudged.discard(life.name.partition("-")[0])
             if rss > most:
                 raise Failed(f"memory grows by {rss / MIB:.1f} MiB a minute: {what}")
             descriptors = slope_per_min([(each.at_s, each.descriptors) for each in rest])
             if descriptors > MOST_DESCRIPTORS_PER_MIN.get(life.name, MOST_DESCRIPTORS_PER_MIN_ELSE):
                 raise Failed(f"descriptors grow by {descriptors:.1f} a minute: {what}")
+        if unjudged:
+            raise Failed(f"no life long enough to be judged: {sorted(unjudged)}")
         return grown
 
 
@@ -248,14 +314,15 @@ def soak(root: Path, minutes: float, seed: int, rate: float, say: Callable[[str]
                 store=STORE,
             )
         )
-        run = Soak(net, Random(seed), say=say)
+        run = Soak(net, Random(seed), witness=seed % NODES, say=say)
         net.start()
         load = stack.enter_context(net.load(count, rate_per_s=rate, options=LOAD))
         for number in range(NODES):  # a load generator does not wait long for a node that is dead
             run.until(lambda n=number: net.metrics(n, "net")["requests"], f"load on node {number}")
         end_s = time.monotonic() + minutes * 60
+        run.begin()
         while time.monotonic() < end_s:
-            run.harm()
+            run.go_on()
         say("no more faults; the rest becomes final")
         for report in load.reports(minutes * 60 + 2 * DRAIN_S):
             if report.document is None or report.wrong:
@@ -267,12 +334,12 @@ def soak(root: Path, minutes: float, seed: int, rate: float, say: Callable[[str]
         net.judge_payments()
         signatures = net.judge_signatures()
         grown = run.judge_growth()
-        net.check(WITNESS)
+        net.check(run.witness)
     done = ", ".join(f"{number} x {name}" for name, number in sorted(run.faults.items()))
     return (
         f"{height:,} blocks, {count:,} payments final on {NODES} nodes, {signatures:,} signatures "
         f"without contradiction, {len(grown)} long lives, of which none grew by more than "
-        f"{max(grown, default=0) / MIB:.1f} MiB a minute; {done}"
+        f"{max(grown) / MIB:.1f} MiB a minute; {done}"
     )
 
 
@@ -283,6 +350,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100.0, help="payments a second, all together")
     parser.add_argument("--verbose", action="store_true", help="tell each fault on standard error")
     asked = parser.parse_args()
+    if asked.minutes < MIN_MINUTES:
+        parser.error(f"--minutes {asked.minutes:g} is too short; give {MIN_MINUTES:g} or more")
     seed = time.time_ns() % 1_000_000 if asked.seed is None else asked.seed
     root = Path(tempfile.mkdtemp(prefix="timed-soak-"))
     began_s = time.monotonic()

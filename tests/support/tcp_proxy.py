@@ -201,7 +201,8 @@ class Link:
             each.setblocking(False)
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await self.ways[Direction.THERE].open.wait()  # a first packet would not arrive either
-        server.bind((self.source, 0))
+        if self.source != HOST:
+            server.bind((self.source, 0))
         await loop.sock_connect(server, self.target)
         there, back = self.ways[Direction.THERE], self.ways[Direction.BACK]
         async with asyncio.TaskGroup() as group:  # one that fails ends the other
