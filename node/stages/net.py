@@ -327,7 +327,7 @@ class NetStage(Stage):
         kept = payload if self._peering.count else b""
         request = _Request(self, client, id_, frames[2], kept)
         if full or not self._intake.offer(client, request, memoryview(payload), ends):
-            self._refuse(client, id_, Verdict.BUSY, n_items)
+            self._refuse(client, id_, Verdict.BUSY, len(ends))
             return
         self._unanswered[client] = unanswered + 1
         self.metrics.add(self._items_in, len(ends))
