@@ -21,6 +21,11 @@ from node.keys import hold_key_file
 
 ROOT = Path(__file__).parents[2]
 
+INTELS_LIBRARIES = (
+    *("libintlc.so.5", "libimf.so", "libirng.so", "libsvml.so"),
+    "libcrypto_mb.so.13",
+)
+
 
 def timed(
     *arguments: str | Path, before: Callable[[], None] | None = None
@@ -332,6 +337,23 @@ def test_addresses_that_cannot_be(d: Path) -> None:
     assert "203.0.113.7:24302 is not an address of this machine" in refused("run", "--datadir", d)
     configure(d, '[network]\nlisten = "tcp://no-such-host.invalid:24302"')
     assert "no-such-host.invalid" in refused("run", "--datadir", d)
+
+
+def test_a_fast_backend_that_is_asked_for_and_broken(
+    d: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"  # stands before the installed package of this name
+    information = broken / "ipp_crypto-0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Name: ipp-crypto\nVersion: 0\n")
+    (information / "RECORD").write_text("".join(f"{name},,\n" for name in INTELS_LIBRARIES))
+    for name in INTELS_LIBRARIES:
+        (broken / name).write_bytes(b"no library")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    text = (d / "config.toml").read_text()
+    configure(d, f'{text}\n[verify]\nbackend = "avx512"')
+    line = refused("run", "--datadir", d)
+    assert "set the backend to nacl" in line
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -27,7 +27,10 @@ from node.params import (
 from node.stages.net import MAX_UNANSWERED
 from node.transaction import Input, Output, TransactionError, build, decode, sign, txid
 from node.verdict import Verdict
+from node.verification.mb8 import library_directories, load_library
+from node.verification.signatures import BackendUnavailable
 
+INTELS_LIBRARIES = ("libcrypto_mb", "libintlc", "libimf", "libirng", "libsvml")
 MIB = 2**20
 GROWTH_MB = 40  # of the node's memory, that a flood may leave behind
 FLOODERS = 4
@@ -90,9 +93,17 @@ def test_no_cryptography_is_mapped_where_the_sockets_are(node: RunningNode) -> N
     def libraries(process: str) -> str:
         return Path(f"/proc/{node.pid(process)}/maps").read_text()
 
-    for file in ("_sodium", "nacl", "libcrypto_mb", "libintlc", "libimf", "libirng", "libsvml"):
+    for file in ("_sodium", "nacl", *INTELS_LIBRARIES):
         assert file not in libraries("net")
     assert "_sodium" in libraries("verify-0")
+    try:
+        load_library(library_directories())
+    except BackendUnavailable:
+        assert node.status()["extra"]["backend"] == "nacl"
+        return
+    assert node.status()["extra"]["backend"] == "avx512"
+    for file in INTELS_LIBRARIES:
+        assert file in libraries("verify-0")
 
 
 def test_a_payment_is_admitted_then_known_then_final(
