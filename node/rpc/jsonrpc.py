@@ -26,6 +26,7 @@ MAX_VALUES: Final = 200_000  # in a body: a batch of a thousand calls has ten th
 MAX_DIGITS: Final = 40  # of one number; amounts have 17
 SAFE_DIGITS: Final = 18  # fit 64 bits, whatever they are
 SMALL_BYTES: Final = 1_024  # of most single calls; longer ones are transactions
+_AMOUNT: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{%d}" % (SAFE_DIGITS + 1))
 
 _EXACT: Final = Context(prec=2 * MAX_DIGITS, traps=[Inexact])
@@ -153,12 +154,15 @@ def amount(units: int) -> orjson.Fragment:
 
 
 def units_of(value: object) -> int:
-    """Return the units of an amount in TIME, given as a number or as text.
+    """Return the units of an amount in TIME, given as a number or as text of the same form.
 
     Raises `RpcError`: a type that is none, more than eight places, or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
         raise RpcError(Code.TYPE_ERROR, "Amount is not a number or string")
+    # Decimal would also take spaces, underscores and the digits of other scripts.
+    if isinstance(value, str) and _AMOUNT.fullmatch(value) is None:
+        raise RpcError(Code.TYPE_ERROR, "Invalid amount")
     try:
         number = Decimal(value) if len(str(value)) <= MAX_DIGITS else Decimal("NaN")
     except ArithmeticError:

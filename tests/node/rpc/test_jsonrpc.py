@@ -164,7 +164,10 @@ def test_an_amount_survives_the_way_out_and_back(units: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "units"),
-    [(1, 10**8), (Decimal("0.00000001"), 1), ("1e-8", 1), (Decimal("90071992.54740993"), None)],
+    [
+        *((1, 10**8), (Decimal("0.00000001"), 1), ("1e-8", 1), ("0", 0), ("0.10", 10**7)),
+        *(("1E+2", 10**10), (Decimal("90071992.54740993"), None), ("90071992.54740993", None)),
+    ],
 )
 def test_amounts_are_exact(value: object, units: int | None) -> None:
     assert units_of(value) == (9_007_199_254_740_993 if units is None else units)
@@ -176,6 +179,8 @@ def test_amounts_are_exact(value: object, units: int | None) -> None:
         *(-1, True, None, [], "x", "", "NaN", "Infinity", Decimal("0.000000001")),
         *(Decimal("1E+999999"), Decimal("1E-999999"), "1e999999999", 2**63, "9" * 5_000),
         *(Decimal("0.123456780000000000000000000000000001"), Decimal("1E-99999999")),
+        *("1_0", " 1", "1 ", "1\n", "+1", "01", ".5", "5.", "1,5", "0x1", "1e", "1e1.0", "--1"),
+        *("\u0661", "\uff11", "1\u066b5", "\u22121", "1\u00a0", "1\0", "sNaN", "inf"),
     ],
 )
 def test_no_amount(value: object) -> None:
