@@ -17,6 +17,9 @@ from node.rpc.jsonrpc import Code, Request, RpcError
 REQUIRED: Final = object()
 """The default of a parameter that has none."""
 
+SECRET: Final = "Secret: time-cli takes it from standard input alone (--stdin)."
+"""Said of a secret parameter in the help."""
+
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
     "number": (int, Decimal),
@@ -34,12 +37,16 @@ INT_LIMIT: Final = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter: its JSON type (a key of the table above), and what it is if left out."""
+    """One parameter: its JSON type (a key of the table above), and what it is if left out.
+
+    What is ``secret`` has no place on a command line, where every user of the machine reads it.
+    """
 
     name: str
     type: str
     about: str
     default: Any = REQUIRED
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,8 @@ class Method:
                     need = "optional"
                     if param.default is not None:
                         need += f", default={_shown(param.default)}"
-                lines.append(f"{number}. {param.name} ({param.type}, {need}) {param.about}")
+                about = f"{param.about} {SECRET}" if param.secret else param.about
+                lines.append(f"{number}. {param.name} ({param.type}, {need}) {about}")
         if self.result:
             lines += ["", "Result:", self.result]
         return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from funded import DUST_LIMIT, VALUE, Funds, key
+from rpc_client import Refused, RpcClient
 from running_node import DEADLINE_S, RunningNode
 
 from node.address import decode_address, encode_address
@@ -196,6 +197,16 @@ def test_parameters_by_position_and_by_name(person: Person, funds: Funds) -> Non
     assert person.value("testmempoolaccept", json.dumps([signed["hex"]]))[0]["allowed"] is True
 
 
+def test_a_key_on_a_command_line_is_refused(person: Person) -> None:
+    seed = key(50).encode().hex()
+    for word in (f'["{seed}"]', f'privkeys=["{seed}"]', seed):
+        complaint = person.refused("signrawtransactionwithkey", "00", word)
+        assert "--stdin" in complaint
+        assert seed not in complaint
+    assert "--stdin" in person.asks("signrawtransactionwithkey", "--help")[0]
+    assert "--stdin" in person.value("help", "signrawtransactionwithkey")
+
+
 def test_a_terminal_gets_tables(person: Person) -> None:
     status, screen = person.types("getblockchaininfo", answers={})
     assert status == 0
@@ -332,6 +343,32 @@ def test_a_person_at_a_terminal(person: Person, wallet: str) -> None:
     )
     assert (status, "nothing was paid" in screen) == (2, True)
     assert wallet not in screen
+
+
+def test_neither_keys_nor_passphrases_are_in_the_log(
+    node: RunningNode, person: Person, wallet: str, funds: Funds
+) -> None:
+    """Whatever the level: signed over RPC, refused in several ways, sent from a wallet."""
+    processes = [each["name"] for each in node.status()["processes"]]
+    person.value("logging", json.dumps(dict.fromkeys(processes, "debug")))
+    seed = key(51).encode().hex()
+    rpc = RpcClient.of(node)
+    inputs = [{"txid": funds.outpoint(51)[:-1].hex(), "vout": funds.outpoint(51)[-1]}]
+    made = rpc.call("createrawtransaction", inputs, {STRANGER: format_amount(VALUE - 5_000)})
+    signed = rpc.call("signrawtransactionwithkey", made, [seed])
+    assert signed["complete"] is True
+    sent = rpc.call("sendrawtransaction", signed["hex"])
+    for params in ([made, seed], [made, [seed + "00"]], [made, [[seed]]], [seed, [seed]], [seed]):
+        with pytest.raises(Refused):
+            rpc.call("signrawtransactionwithkey", *params)
+    assert rpc.call("waittransactionfinality", sent)["final"]
+    rpc.close()
+    person.runs("send", STRANGER, "0.001", "--yes", *person.secret)
+    person.value("logging", json.dumps(dict.fromkeys(processes, "info")))
+    log = node.log.read_text()
+    assert '"level":"debug"' in log
+    for secret in (seed, PASSPHRASE, (node.datadir / ".cookie").read_text().partition(":")[2]):
+        assert secret not in log
 
 
 def test_stop_ends_the_node(node: RunningNode, person: Person) -> None:

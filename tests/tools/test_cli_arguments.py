@@ -28,6 +28,7 @@ class Declared:
     type: str = ""
     params: tuple[Declared, ...] = ()
     usage: str = "some usage"
+    secret: bool = False
 
 
 SOME = Declared(
@@ -92,6 +93,30 @@ def test_what_cannot_be_meant(words: tuple[str, ...], named: str) -> None:
         parameters(SOME, words)
     assert named in caught.value.message
     assert "write: time-cli some usage" in caught.value.message
+
+
+SIGNING = Declared(
+    "signing", params=(Declared("text", "string"), Declared("keys", "array", secret=True))
+)
+
+
+@pytest.mark.parametrize("words", [("a", '["5eed"]'), ("a", 'keys=["5eed"]'), ("a", "5eed")])
+def test_a_secret_is_refused_on_a_command_line(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parameters(SIGNING, words)
+    assert "keys of signing is secret" in caught.value.message
+    assert "--stdin" in caught.value.message
+    assert "5eed" not in caught.value.message
+
+
+def test_a_secret_comes_on_standard_input_and_is_not_repeated() -> None:
+    assert parameters(SIGNING, ["a"], ['["5eed"]']) == ["a", msgspec.Raw(b'["5eed"]')]
+    assert parameters(SIGNING, ["text=a"], ['keys=["5eed"]'])
+    assert parameters(SIGNING, [], ["a", '["5eed"]'])
+    for words, unseen in ((["a"], ["5eed"]), (["text=a"], ['["5eed"]']), (["a"], ["[]", "5eed"])):
+        with pytest.raises(UsageError) as caught:
+            parameters(SIGNING, words, unseen)
+        assert "5eed" not in caught.value.message
 
 
 # -- results -------------------------------------------------------------------------------------

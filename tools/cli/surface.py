@@ -254,8 +254,7 @@ def _command_of(method: Method) -> None:
         stdin: Stdin = False,
         as_json: AsJson = False,
     ) -> None:
-        given = (words or []) + (_more_words() if stdin else [])
-        params = parameters(method, given)
+        params = parameters(method, words or [], _more_words() if stdin else [])
         result = Client(_place(context, datadir, network).access()).call(method.name, params)
         show(result, as_json=_is_json(context, as_json))
 

@@ -110,8 +110,10 @@ async def signrawtransactionwithkey(
 ) -> dict[str, Any]:
     """See METHODS."""
     raw = _raw(hexstring)
-    if len(privkeys) > MAX_KEYS or len(prevtxs) > MAX_INPUTS:
+    if len(privkeys) > MAX_KEYS:
         raise RpcError(Code.INVALID_PARAMETER, f"More than {MAX_KEYS} keys")
+    if len(prevtxs) > MAX_INPUTS:
+        raise RpcError(Code.INVALID_PARAMETER, f"More than {MAX_INPUTS} outputs in prevtxs")
     try:
         keys = {bytes(key.verify_key): key for key in map(signing.key_of, privkeys)}
     except (ValueError, TypeError):
@@ -338,7 +340,7 @@ METHODS = (
         signrawtransactionwithkey,
         (
             HEX,
-            Param("privkeys", "array", "Seeds of 64 hexadecimal digits each."),
+            Param("privkeys", "array", "Seeds of 64 hexadecimal digits each.", secret=True),
             Param(
                 "prevtxs",
                 "array",

@@ -225,6 +225,9 @@ def test_a_raw_transaction_by_hand(world: RpcWorld) -> None:
     assert world.code("createrawtransaction", inputs, {address(PUBLIC[3]): 1}, 5) == -8
     assert world.code("signrawtransactionwithkey", made, [5]) == -5
     assert world.code("signrawtransactionwithkey", made, [], [{"txid": "00" * 32, "vout": 0}]) == -3
+    for many, named in ((([5] * 257,), "256 keys"), (([], [5] * 256), "255 outputs in prevtxs")):
+        refused = world.answer("signrawtransactionwithkey", made, *many)["error"]
+        assert (refused["code"], named in refused["message"]) == (-8, True)
 
 
 def test_a_large_mempool_comes_page_by_page(
