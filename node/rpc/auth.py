@@ -108,6 +108,13 @@ class Failures:
         self._unreported += 1
         if now_ns < self._due_ns:
             return 0
+        return self._report(now_ns)
+
+    def unreported(self, now_ns: int) -> int:
+        """Return how many to report now although no more have come, 0 for none."""
+        return self._report(now_ns) if self._unreported and now_ns >= self._due_ns else 0
+
+    def _report(self, now_ns: int) -> int:
         self._due_ns = now_ns + REPORT_NS
         reported, self._unreported = self._unreported, 0
         return reported

@@ -69,6 +69,7 @@ class Server:
         self._metrics = metrics
         self._log = log
         self._failures = Failures()
+        self._refused_last = ""
         self._requests = metrics["requests"]
         self._requests_refused = metrics["requests_refused"]
         self._queued = 0
@@ -99,12 +100,13 @@ class Server:
         """Where it listens."""
         return int(self._sock.getsockname()[1])
 
-    def publish(self) -> None:
-        """Set the gauges."""
+    def publish(self, now_ns: int) -> None:
+        """Set the gauges, and tell of refused passwords that have not been told of."""
         metrics = self._metrics
         metrics.set(metrics["connections"], len(self._door))
         metrics.set(metrics["connections_refused"], self._door.refused)
         metrics.set(metrics["connections_cut_off"], self._door.cut_off)
+        self._tell(self._failures.unreported(now_ns))
 
     def stop_listening(self) -> None:
         """Let nobody in any more; those inside get their answers."""
@@ -189,14 +191,17 @@ class Server:
         return response
 
     async def _refuse_password(self, request: web.BaseRequest) -> web.StreamResponse:
-        failed = self._failures.failed(time.monotonic_ns())
+        self._refused_last = _host(request)
         self._metrics.add(self._metrics["passwords_refused"], 1)
-        if failed:
-            self._log.warning("rpc_password_refused", address=_host(request), times=failed)
+        self._tell(self._failures.failed(time.monotonic_ns()))
         await asyncio.sleep(FAILURE_PAUSE_S)
         response = _plain(401, "")
         response.headers["WWW-Authenticate"] = 'Basic realm="jsonrpc"'
         return _closing(response)
+
+    def _tell(self, failed: int) -> None:
+        if failed:
+            self._log.warning("rpc_password_refused", address=self._refused_last, times=failed)
 
     async def _page(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in ("GET", "HEAD"):

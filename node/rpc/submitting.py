@@ -49,6 +49,7 @@ class Submitter:
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
         self._under_way: dict[bytes, _Message] = {}
+        self._again: deque[bytes] = deque()  # numbers of those to be sent again
         self._loop: asyncio.AbstractEventLoop | None = None
         self._number = 0
         self._flushing = False
@@ -95,7 +96,9 @@ class Submitter:
         """A new ``net``: it has none of the messages that are not answered."""
         for number, message in self._under_way.items():
             self._under_way[number] = message._replace(again=True)
-            self._send(message.frames)
+        self._again = deque(self._under_way)
+        if self._again:
+            self._flush()
 
     def _give_up(self, number: bytes) -> None:
         """No answer in time: tell those who wait, and make room for others."""
@@ -111,6 +114,12 @@ class Submitter:
             self._retry = None
         assert self._loop is not None, "something was submitted"
         loop = self._loop
+        while self._again:
+            message = self._under_way.get(self._again[0])  # None: answered, or given up
+            if message is not None and not self._send(message.frames):
+                self._retry = loop.call_later(RETRY_S, self._flush)
+                return
+            self._again.popleft()
         while self._queue and len(self._under_way) < MAX_MESSAGES:
             items = self._next_items()
             if not items:

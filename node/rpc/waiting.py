@@ -65,14 +65,16 @@ class Finalities:
                 del self._waiting[txid]
 
     async def _look(self) -> None:
-        while self._waiting:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), LOOK_S)
-            self._news.clear()
-            txids = list(self._waiting)
-            for start in range(0, len(txids), MAX_STATUSES):
-                await self._settle(txids[start : start + MAX_STATUSES])
-        self._task = None
+        try:
+            while self._waiting:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK_S)
+                self._news.clear()
+                txids = list(self._waiting)
+                for start in range(0, len(txids), MAX_STATUSES):
+                    await self._settle(txids[start : start + MAX_STATUSES])
+        finally:  # whatever ended it, who comes next is looked for
+            self._task = None
 
     async def _settle(self, txids: Sequence[bytes]) -> None:
         try:

@@ -147,7 +147,7 @@ class RpcStage(Stage):
 
     def housekeeping(self, now_ns: int) -> None:
         """Publish the gauges."""
-        self._server.publish()
+        self._server.publish(now_ns)
         self.metrics.set(self.metrics["questions_lost"], self._ask.dropped)
 
     def stop(self) -> None:

@@ -115,7 +115,8 @@ METHODS = (
     Method(
         "getrawmempool",
         "Blockchain",
-        "Return the ids in the mempool in order of arrival, or entries by id.",
+        "Return the ids in the mempool in order of arrival, or entries by id, as getmempoolentry "
+        "has them.",
         getrawmempool,
         (Param("verbose", "boolean", "true for entries.", False),),
     ),
@@ -125,6 +126,7 @@ METHODS = (
         "Return what the mempool knows of a transaction.",
         getmempoolentry,
         (Param("txid", "string", "The transaction's id."),),
-        "An object; pending tells that it is in a proposed block.",
+        "An object; height is that of the chain now, not that of the transaction's arrival; "
+        "pending tells that it is in a proposed block.",
     ),
 )

@@ -104,3 +104,13 @@ def test_failures_are_told_once_a_second_with_their_number() -> None:
     assert failures.failed(0) == 1
     assert [failures.failed(each) for each in range(5)] == [0] * 5
     assert failures.failed(REPORT_NS) == 6
+
+
+def test_the_last_failures_of_many_are_told_when_their_time_has_come() -> None:
+    failures = Failures()
+    assert failures.unreported(0) == 0
+    assert [failures.failed(each) for each in range(3)] == [1, 0, 0]
+    assert failures.unreported(REPORT_NS - 1) == 0
+    assert failures.unreported(REPORT_NS) == 2
+    assert failures.unreported(5 * REPORT_NS) == 0
+    assert failures.failed(5 * REPORT_NS) == 1

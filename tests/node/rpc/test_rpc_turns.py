@@ -252,6 +252,56 @@ def test_messages_and_bytes_that_wait_are_bounded(
     assert submitter._under_way == {}
 
 
+def test_what_a_new_net_has_no_room_for_yet_is_sent_to_it_later(turns: Turns) -> None:
+    ingest = Ingest()
+    submitter = Submitter(ingest.send)
+
+    async def submit() -> Sequence[Verdict]:
+        tasks = []
+        for n in range(3):  # a message each
+            tasks.append(asyncio.ensure_future(submitter.submit(bytes([n]))))
+            while len(ingest.sent) == n:
+                await asyncio.sleep(0)
+        ingest.open = False
+        submitter.send_again()
+        submitter.take([ingest.sent[1][0], bytes([Verdict.ADMITTED])])  # its last word came late
+        tasks.append(asyncio.ensure_future(submitter.submit(b"\3")))
+        await asyncio.sleep(0)
+        ingest.open = True
+        while len(ingest.sent) < 6:
+            await asyncio.sleep(0.001)
+        for frames in ingest.sent[3:]:
+            submitter.take([frames[0], bytes([Verdict.ADMITTED])])
+        return await asyncio.gather(*tasks)
+
+    assert done(turns, submit()) == [Verdict.ADMITTED] * 4
+    assert [frames[2] for frames in ingest.sent[3:]] == [b"\0", b"\2", b"\3"]
+
+
+def test_a_look_that_fails_is_not_the_last(turns: Turns) -> None:
+    looks = 0
+
+    async def statuses(txids: Sequence[bytes]) -> Sequence[query.Status]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ValueError("ours")
+        return [query.Status(1, False, False) for _ in txids]
+
+    finalities = Finalities(statuses, 2)
+
+    async def wait() -> None:
+        one = asyncio.ensure_future(finalities.wait(b"a", 60))
+        while not looks:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await finalities.wait(b"b", 60)
+        await one
+
+    done(turns, wait())
+    assert looks == 2
+
+
 def test_whoever_waits_for_finality_is_let_go_by_a_block(turns: Turns) -> None:
     final: set[bytes] = set()
 
