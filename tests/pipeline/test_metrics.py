@@ -636,13 +636,15 @@ def test_any_damaged_declaration_is_one_or_is_refused(data: bytes) -> None:
 @given(st.data())
 def test_any_damaged_region_is_read_or_refused(data: st.DataObject) -> None:
     """Half of the time the declaration is damaged within its hash, which is right then."""
-    view = memoryview(bytearray(REGION_BYTES))
+    view = memoryview(bytearray(region_bytes(DEMO)))
     written(view)
     if data.draw(st.booleans()):
-        head = data.draw(damaged(bytes(view[:512])))[:512]
+        head = data.draw(damaged(bytes(view)))[: len(view)]
         view[: len(head)] = head
     else:
-        declaration = data.draw(damaged_json(DEMO.declaration().rstrip(b"\0")))[:30_000]
+        declaration = data.draw(damaged_json(DEMO.declaration().rstrip(b"\0")))[
+            : len(view) - HEADER_BYTES
+        ]
         header = words(view)
         header[1] = crc32(declaration) << 32 | adler32(declaration)
         header[2] = len(declaration)
