@@ -12,7 +12,18 @@ from monitor_world import World, remembered
 from rich.cells import cell_len
 
 from tools.monitor.frame import LEAST_COLUMNS, LEAST_ROWS, Size, compose, trimmed
-from tools.monitor.ink import amount, cell, duration, fit, milliseconds, plain, sparkline, width
+from tools.monitor.ink import (
+    amount,
+    cell,
+    clip,
+    duration,
+    fit,
+    milliseconds,
+    plain,
+    sparkline,
+    whole_words,
+    width,
+)
 from tools.monitor.keys import PANES, SORTS, Navigation
 from tools.monitor.panes import arranged, quantile_pair
 from tools.monitor.rates import Quantiles
@@ -160,6 +171,24 @@ def test_sparklines() -> None:
     assert sparkline([1, 8, 16], 3, rows=2) == [" ▁█".replace("▁", " "), "▁██"]
     assert sparkline([0, 0], 2) == ["▁▁"]
     assert sparkline(list(range(100)), 3)[0][-1] == "█"
+
+
+def test_what_is_cut_off_is_told() -> None:
+    line = [("一 two", "bold"), (" three   ", "")]
+    assert plain(clip(line, 12)) == "一 two three"
+    assert plain(clip(line, 11)) == "一 two thr…"
+    assert plain(clip(line, 14)) == "一 two three  "
+    assert whole_words("one two three", 13) == "one two three"
+    assert whole_words("one two three", 12) == "one two …"
+
+
+def test_a_meaning_is_left_out_rather_than_cut_to_a_word() -> None:
+    small, large = (
+        trimmed(compose([made_up()], Navigation(pane="metrics"), size, UTC))
+        for size in (SMALL, LARGE)
+    )
+    assert small[4].endswith("a second")
+    assert large[4].endswith("meaning")
 
 
 def test_cells_are_as_wide_as_they_say() -> None:

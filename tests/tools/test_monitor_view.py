@@ -137,6 +137,7 @@ def test_trays_and_rejections_come_from_the_declarations() -> None:
         ("verdict_bad_signature", "bad signature"),
         ("frames_unwanted", "frames unwanted"),
         ("refused", "refused"),
+        ("rejected", "all causes together"),
         ("items_in", None),
         ("lost_and_found", "lost and found"),
     ],

@@ -126,7 +126,7 @@ def _between(view: NodeView, source: StageBox, target: StageBox) -> Flow | None:
 
 
 def _link(flow: Flow) -> Line:
-    told = flow.policy if flow.items_per_s is None else f"{amount(flow.items_per_s)}/s"
+    told = UNKNOWN if flow.items_per_s is None else f"{amount(flow.items_per_s)}/s"
     drawn = f" {flow.source} ─{flow.link}▶ {flow.target}"
     manner = "dim" if not flow.items_per_s else ""
     return [cell(drawn, LINK_COLUMNS - 11, manner), cell(told, 9, manner, right=True), ("  ", "")]

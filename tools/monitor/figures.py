@@ -28,6 +28,10 @@ REJECTING: Final = frozenset(
 )
 """A counter with one of these words in its name counts what was turned away or went wrong."""
 
+REJECTED: Final = "rejected"
+ALL_CAUSES: Final = "all causes together"
+"""Of a counter of this name; elsewhere in the circle the same items are counted by cause."""
+
 VERDICT: Final = "verdict_"
 """Counters of answers begin so; those of verdicts that do not hold the item are rejections."""
 
@@ -120,7 +124,7 @@ def rejections(names: Iterable[str]) -> list[tuple[str, str]]:
             if (cause := name.removeprefix(VERDICT)) not in held:
                 found.append((name, cause.replace("_", " ")))
         elif not REJECTING.isdisjoint(name.split("_")):
-            found.append((name, name.replace("_", " ")))
+            found.append((name, ALL_CAUSES if name == REJECTED else name.replace("_", " ")))
     return found
 
 

@@ -17,7 +17,7 @@ from rich.segment import Segment
 
 from tools.monitor import panes
 from tools.monitor.conveyor import GLYPHS, draw, side_links, tray_line
-from tools.monitor.ink import ASCII, STYLES, Line, fit, plain, width
+from tools.monitor.ink import ASCII, STYLES, Line, clip, fit, plain, width
 from tools.monitor.keys import PANES, SORTS, Navigation
 from tools.monitor.view import NodeView
 
@@ -49,8 +49,8 @@ HELP: Final = (
     f"time        the same as a bar: busy {GLYPHS['busy']}  back {GLYPHS['backpressure']}  "
     f"keep {GLYPHS['housekeeping']}  idle {GLYPHS['idle']}",
     "core        where the process is pinned; ~1: not pinned, seen last on core 1",
-    "wait        of a tray, until the stage takes it up; service: until it is done with it",
-    "lag         how late the loop turned to what was due. Each p50/p99 over half a minute",
+    "wait        of a tray, until the stage takes it up; service: until it is done",
+    "lag         how late the loop turned. Each p50/p99 of the last half minute",
     "died        how often it was started again",
     "MiB         resident memory, with the trays that it has touched",
 )
@@ -93,7 +93,7 @@ def compose(
     body = _body(views, view, state, Size(size.columns, room), zone)
     lines = [*top, *body[:room], *[[] for _ in range(room - len(body))]]
     lines.append(_footer(state, len(views), size.columns))
-    return [fit(line, size.columns) for line in lines]
+    return [clip(line, size.columns) for line in lines]
 
 
 def trimmed(lines: Sequence[Line]) -> list[str]:
@@ -122,9 +122,9 @@ def _body(
         case "rejected":
             return _list("rejected", panes.rejected(view), state, room, head=1)
         case "times":
-            return _list("times, in ms", panes.times(view), state, room, head=1)
+            return _list("times, in ms", panes.times(view, columns), state, room, head=1)
         case "metrics":
-            return _list("metrics", panes.metrics(view), state, room, head=1)
+            return _list("metrics", panes.metrics(view, columns), state, room, head=1)
         case "events":
             return _list("events", panes.events(view, zone), state, room, head=0)
         case _:
@@ -205,7 +205,7 @@ def _wide_overview(
     rest = Size(half - 2, below - len(left))
     left += _list("events", panes.events(view, zone), state, rest, head=0)
     rest = Size(columns - half, below - len(right))
-    right += _list("times, in ms", panes.times(view), Navigation(), rest, head=1)
+    right += _list("times, in ms", panes.times(view, columns - half), Navigation(), rest, head=1)
     return [*lines, *beside(left[:below], right[:below], half)]
 
 
@@ -214,7 +214,7 @@ def beside(left: Sequence[Line], right: Sequence[Line], columns: int) -> list[Li
     rows = max(len(left), len(right))
     return [
         [
-            *fit(left[number] if number < len(left) else [], columns - 2),
+            *clip(left[number] if number < len(left) else [], columns - 2),
             ("  ", ""),
             *(right[number] if number < len(right) else []),
         ]

@@ -7,6 +7,7 @@ also does without colour: whatever a colour says is said by a word or a glyph as
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import shorten
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
@@ -61,6 +62,18 @@ def fit(line: Sequence[Piece], columns: int) -> Line:
     if left > 0:
         fitted.append((" " * left, ""))
     return fitted
+
+
+def clip(line: Sequence[Piece], columns: int) -> Line:
+    """As `fit`, but a line that loses more than blanks ends in an ellipsis."""
+    if cell_len(plain(line).rstrip()) <= columns or columns < 2:
+        return fit(line, columns)
+    return [*fit(line, columns - 1), ("…", "dim")]
+
+
+def whole_words(text: str, columns: int) -> str:
+    """The words that there is room for, and an ellipsis for the others."""
+    return shorten(text, columns, placeholder=" …")
 
 
 def cell(text: str, columns: int, manner: str = "", *, right: bool = False) -> Piece:

@@ -22,6 +22,7 @@ from tools.monitor.ink import (
     fit,
     milliseconds,
     sparkline,
+    whole_words,
     width,
 )
 from tools.monitor.keys import Navigation
@@ -39,6 +40,11 @@ LEVEL_MARKS: Final[Mapping[str, tuple[str, str]]] = {
     "error": ("x", "bad"),
 }
 BAR_COLUMNS: Final = 24
+TIMES_COLUMNS: Final = 57
+METRICS_COLUMNS: Final = 71
+LEAST_MEANING: Final = 16
+"""Columns; with less room, what a figure means is left out."""
+
 SILENT_S: Final = 3.0
 """An older status is said to be old."""
 
@@ -121,8 +127,8 @@ def header(view: NodeView, state: Navigation, columns: int, place: str) -> list[
     """Three lines on the node as a whole; one if there is none."""
     where: Line = [
         (" timed ", "bold"),
-        (view.about.get("chain", ""), "title"),
-        (f" {view.name}", ""),
+        (f"{chain} " if (chain := view.about.get("chain")) else "", "title"),
+        (view.name, ""),
     ]
     mood: Line = [("PAUSED ", "warn")] if state.paused else []
     if view.absent is not None:
@@ -264,12 +270,17 @@ def _causes(view: NodeView) -> Line:
     return [(f"{len(view.rejections)} causes that are counted", "dim")]
 
 
-def times(view: NodeView) -> list[Line]:
+def _meaning(text: str, room: int) -> tuple[str, str]:
+    """What a figure means, as far as there is room; nothing rather than half a word."""
+    return ("" if room < LEAST_MEANING else f"  {whole_words(text, room - 2)}", "dim")
+
+
+def times(view: NodeView, columns: int) -> list[Line]:
     """Every declared histogram with its quantiles of the last half minute."""
     lines: list[Line] = [[*_pair(" stage", 14), *_pair("histogram", 16)]]
     for title, size in (("values", 9), ("p50 ms", 9), ("p99 ms", 9)):
         lines[0].append(cell(title, size, "dim", right=True))
-    lines[0].append(("  meaning", "dim"))
+    lines[0].append(_meaning("meaning", columns - TIMES_COLUMNS))
     for each in view.latencies:
         found = each.lately
         above = "" if found is None else f">{milliseconds(found.above_ms)}"
@@ -281,17 +292,17 @@ def times(view: NodeView) -> list[Line]:
                 cell(f"{found.count:,}" if found else "0", 9, right=True),
                 cell(above if found and p50 is None else milliseconds(p50), 9, right=True),
                 cell(above if found and p99 is None else milliseconds(p99), 9, right=True),
-                (f"  {each.help}", "dim"),
+                _meaning(each.help, columns - TIMES_COLUMNS),
             ]
         )
     return lines
 
 
-def metrics(view: NodeView) -> list[Line]:
+def metrics(view: NodeView, columns: int) -> list[Line]:
     """Every declared counter and gauge."""
     lines: list[Line] = [[*_pair(" stage", 14), *_pair("metric", 26)]]
     lines[0] += [cell("value", 22, "dim", right=True), cell("a second", 9, "dim", right=True)]
-    lines[0].append(("  meaning", "dim"))
+    lines[0].append(_meaning("meaning", columns - METRICS_COLUMNS))
     for each in view.readings:
         rate = "" if each.per_s is None else amount(each.per_s)
         lines.append(
@@ -300,7 +311,7 @@ def metrics(view: NodeView) -> list[Line]:
                 cell(each.name, 26),
                 cell(f"{each.value:,}", 22, right=True),
                 cell(rate, 9, right=True),
-                (f"  {each.help}", "dim"),
+                _meaning(each.help, columns - METRICS_COLUMNS),
             ]
         )
     return lines
