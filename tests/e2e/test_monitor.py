@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pty_screen import PtyProgram, Screen
 from running_node import RunningNode, prepare, run
+from tmux_terminal import TMUX, TmuxTerminal
 
 MONITOR = (sys.executable, "-m", "tools.monitor")
 TRANSACTIONS = 4_000
@@ -185,6 +186,47 @@ def test_several_nodes_of_which_one_runs(node: RunningNode, workload: Path, tmp_
         program.process.send_signal(signal.SIGTERM)
         assert program.wait_end() == 128 + signal.SIGTERM
         assert program.is_restored()
+
+
+def fills(lines: list[str], columns: int, rows: int) -> bool:
+    """Whether a frame stands on the screen from its first line to the last, and to its edges."""
+    rules = [len(line) for line in lines if line.startswith("─ ")]
+    return (
+        len(lines) == rows
+        and lines[0].startswith(" timed dev ")
+        and lines[-1].startswith(" 1 overview ")
+        and columns in rules
+        and max(map(len, lines)) == columns
+    )
+
+
+@pytest.mark.skipif(TMUX is None, reason="there is no tmux")
+def test_tmux_shows_what_the_keys_ask_for(node: RunningNode) -> None:
+    with TmuxTerminal((*MONITOR, str(node.datadir))) as terminal:
+        terminal.wait_for_text("running", "in step", "voting 1/1", "verify-1", "rpc", "conveyor")
+        terminal.wait_for(lambda lines: fills(lines, 80, 24), "the overview, 80x24")
+        assert terminal.asked("#{alternate_on} #{cursor_flag}") == "1 0"
+        terminal.press("3")
+        shown = terminal.wait_for_text("other links", "consensus ─told▶ rpc")
+        assert fills(shown, 80, 24)
+        terminal.press("7")
+        shown = terminal.wait_for_text("events", "process_ready", "process=rpc")
+        assert fills(shown, 80, 24)
+        assert "other links" not in "\n".join(shown)
+        terminal.press("?")
+        shown = terminal.wait_for_text("keys and words", "quit", "resident memory")
+        assert fills(shown, 80, 24)
+        terminal.press("?", "1")
+        terminal.resize(200, 60)
+        terminal.wait_for(
+            lambda lines: fills(lines, 200, 60) and "last death" in "\n".join(lines), "200x60"
+        )
+        terminal.resize(80, 24)  # of a larger screen tmux leaves lines behind, whoever drew them
+        terminal.wait_for(lambda lines: fills(lines, 80, 24), "80x24 again")
+        terminal.press("q")
+        shown = terminal.wait_for_text("ended with 0")
+        assert shown[1:] == [""] * 23
+        assert terminal.asked("#{alternate_on} #{cursor_flag}") == "0 1"
 
 
 @pytest.mark.parametrize("how", ["--no-colour", "NO_COLOR", "colour"])
