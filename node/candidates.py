@@ -18,6 +18,7 @@ from node.storage.chain import ChainStore
 from node.storage.errors import DAMAGED_REMEDY, StoreDamaged
 
 MAX_CANDIDATES = 16  # of one height, held and pinned; older ones are read from disk again
+MAX_READ_BACK = 4  # of what an earlier life had on disk: the last round's is what others may lack
 
 
 class Candidates:
@@ -98,6 +99,11 @@ class Candidates:
     def is_durable(self, value: bytes) -> bool:
         """Whether the body of this valid block is on disk."""
         return value in self._locations
+
+    def durable(self) -> list[tuple[bytes, Block]]:
+        """Read the bodies on disk that came last, with their ids."""
+        newest = list(self._locations.items())[-MAX_READ_BACK:]
+        return [(value, self._bodies.read(location)) for value, location in newest]
 
     def decided(self, value: bytes) -> Block:
         """The block that was decided, whose body is durable.

@@ -278,6 +278,8 @@ class NodeHost:
         now_ns = time.monotonic_ns()
         self._heard_ns[validator] = now_ns
         self.peers.start(now_ns)
+        for value, block in self._candidates.durable():  # others may lack what this node voted for
+            self.peers.hold(value, block)
         self._agreement = Agreement(core, self._wal, self)
         self._agreement.start(self._store.tip.height, now_ns)
         self._log.info(
@@ -316,6 +318,10 @@ class NodeHost:
         """Take the next block that others have decided, with its certificate."""
         if block is not None:
             self._candidates.add(certified.certificate.value, block)
+        self.proven(certified)
+
+    def proven(self, certified: Certified) -> None:
+        """Take the certificate of a block that others have decided."""
         assert self._agreement is not None
         self._agreement.tell(certified, time.monotonic_ns())
 

@@ -38,6 +38,9 @@ class BlockTaker(Protocol):
     def decided(self, certified: Certified, block: Block | None) -> None:
         """The next block that others have decided; None: it is invalid."""
 
+    def proven(self, certified: Certified) -> None:
+        """The next block is decided, and is yet to be found."""
+
 
 class PeerHost:
     """Performs what block exchange decides (`node.exchange.outbox.ExchangeHost`)."""
@@ -98,6 +101,10 @@ class PeerHost:
     def proposed(self, value: bytes, block: Block) -> None:
         """Announce an own block."""
         self._exchange.proposed(value, block)
+
+    def hold(self, value: bytes, block: Block) -> None:
+        """Keep a valid block of this height for peers that ask."""
+        self._exchange.hold(value, block)
 
     def say_all(self, message: Proposal | Vote | Certified) -> None:
         """Send a message of agreement to every peer."""
@@ -192,6 +199,10 @@ class PeerHost:
     def decided(self, certified: Certified, block: Block | None) -> None:
         """See `ExchangeHost`."""
         self._taker.decided(certified, block)
+
+    def proven(self, certified: Certified) -> None:
+        """See `ExchangeHost`."""
+        self._taker.proven(certified)
 
     def verify_certificate(self, peer: int, certified: Certified) -> None:
         """See `ExchangeHost`."""

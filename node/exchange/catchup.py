@@ -4,9 +4,12 @@ Heights that peers tell come in, and what arrives of the blocks that were asked 
 through the outbox, and `ready` gives the next block above the tip once its transactions are here
 and its certificate is verified. Blocks ahead of it are fetched too, within a window of heights and
 bytes. Whoever stalls is replaced, whoever lies is blamed, and either is not believed for a while,
-longer each time: what a peer says of its height delays agreement, so it is not believed for ever.
-The next block, on which all others wait, is asked of a second peer when the first is slow. Pure; it
-owns the blocks that are under way.
+longer each time. The next block, on which all others wait, is asked of a second peer when the first
+is slow. Pure; it owns the blocks that are under way.
+
+What a certificate proves keeps this node silent until it has the block. Were it the only one beside
+a stalling liar to know of the decision, nobody else could go on without it: so agreement is given
+the certificate when the block does not come, and asks those who voted for it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from node.consensus.validators import ValidatorSet
 from node.exchange.download import Download, Lie
 from node.exchange.judging import Rules
 from node.exchange.messages import ANSWER_BYTES, BUSY, decode_block, encode_get_block
-from node.exchange.outbox import LIE, STALL, Outbox
+from node.exchange.outbox import LIE, Outbox
 from node.exchange.verified import Arrived
 from node.network.frames import FrameType
 
@@ -62,21 +65,29 @@ class CatchUp:
         self._sources: dict[int, _Source] = {}
         self._downloads: dict[int, Download] = {}  # by request number
         self._verifying: dict[Certified, int] = {}  # and since when
-        self._behind = False
-        self._proven = 0  # the highest height that a good certificate was seen of
+        self._fetching = False
+        self._proof: Certified | None = None  # the good certificate of the highest height
+        self._proven_ns = 0
+        self._next_ns = 0  # since when it may be the next height's
+        self._is_told = False  # whether agreement has it
         self._late_since_ns: int | None = None
         self._now_ns = 0
 
     @property
     def behind(self) -> bool:
         """Whether blocks were missed that others have: a certificate proves it, for a height that
-        a peer merely claims shall silence nobody. Ends when nobody is ahead.
+        a peer merely claims shall silence nobody. Ends when they are here, and nobody claims more
+        or there was no proof of more for a while.
         """
-        return self._behind and self._proven > self._tip
+        if self._proof is None:
+            return False
+        proven_lately = self._now_ns - self._proven_ns < STALL_NS
+        return self._proof.certificate.height > self._tip or (self._fetching and proven_lately)
 
     def deadline_ns(self) -> int | None:
         """When `elapse` is due."""
-        active = self._downloads or any(each.height > self._tip for each in self._sources.values())
+        ahead = any(each.height > self._tip for each in self._sources.values())
+        active = self._downloads or ahead or self._untold() is not None
         return self._now_ns + TICK_NS if active else None
 
     # -- inputs ----------------------------------------------------------------------------------
@@ -101,7 +112,7 @@ class CatchUp:
         try:
             certified = download.take_head(head, self._validators, now_ns)
         except Lie as lie:
-            self._fail(download, LIE, str(lie), now_ns)
+            self._accuse(download, str(lie), now_ns)
             return
         if any(each.certified == certified and each.is_certified for each in self._at(download)):
             download.is_certified = True
@@ -115,7 +126,7 @@ class CatchUp:
         try:
             download.take(first, items, now_ns)
         except Lie as lie:
-            self._fail(download, LIE, str(lie), now_ns)
+            self._accuse(download, str(lie), now_ns)
             return
         self._settle(download, now_ns)
 
@@ -125,7 +136,7 @@ class CatchUp:
         if first == BUSY:
             download.busy_until_ns = now_ns + AGAIN_NS
         elif first == download.first == 0:
-            self._fail(download, 0, "", now_ns)
+            self._give_up(download, now_ns)
         elif first > download.first:
             download.end = first
             self._settle(download, now_ns)
@@ -133,19 +144,22 @@ class CatchUp:
     def certificate_verified(self, certified: Certified, good: bool, now_ns: int) -> None:
         """Take what a verifier says about a certificate's signatures."""
         self._verifying.pop(certified, None)
-        if good:
-            self._proven = max(self._proven, certified.certificate.height)
+        proof = self._proof
+        if good and (proof is None or proof.certificate.height < certified.certificate.height):
+            self._proof, self._is_told = certified, False
+            self._proven_ns = self._next_ns = now_ns
         for download in list(self._downloads.values()):
             if download.certified == certified and download.tag in self._downloads:
                 download.is_certified = good
                 if not good:
-                    self._fail(download, LIE, "a certificate with bad signatures", now_ns)
+                    self._accuse(download, "a certificate with bad signatures", now_ns)
 
     def committed(self, height: int, now_ns: int) -> None:
         """This height is committed now."""
         if height <= self._tip:
             return
         self._tip = height
+        self._next_ns = now_ns
         self._late_since_ns = None
         over = [each for each in self._downloads.values() if each.height <= height]
         in_time = {each.height for each in over if each.is_whole}
@@ -164,8 +178,12 @@ class CatchUp:
             if download.tag in self._downloads:
                 self._look_after(download, now_ns)
         self._look_ahead(now_ns)
-        if self._behind:
+        if self._fetching:
             self._fill(now_ns)
+        untold = self._untold()
+        if untold is not None and now_ns - self._next_ns >= STALL_NS:
+            self._is_told = True
+            self._out.tell(self._out.host.proven, untold)
 
     def ready(self) -> Download | None:
         """Return the next block above the tip, if it is whole and its certificate is good."""
@@ -182,14 +200,21 @@ class CatchUp:
         ]
         ahead = max(believed, default=0) - self._tip
         if ahead <= 0:
-            self._behind = False
+            self._fetching = False
             self._late_since_ns = None
         elif ahead > 1:
-            self._behind = True
+            self._fetching = True
         elif self._late_since_ns is None:
             self._late_since_ns = now_ns
         elif now_ns - self._late_since_ns >= LATE_NS:
-            self._behind = True
+            self._fetching = True
+
+    def _untold(self) -> Certified | None:
+        """The certificate of the next height, if agreement has not been given it."""
+        proof = self._proof
+        if proof is None or self._is_told or proof.certificate.height != self._tip + 1:
+            return None
+        return proof
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -260,8 +285,7 @@ class CatchUp:
             if since_ns is not None and now_ns - since_ns >= STALL_NS:
                 self._verify(download, now_ns)  # the verifier died with the question
         elif now_ns - download.progress_ns >= STALL_NS or now_ns - download.began_ns >= LONGEST_NS:
-            points = 0 if download.busy_until_ns else STALL
-            self._fail(download, points, f"block {download.height} does not come", now_ns)
+            self._give_up(download, now_ns)
         elif 0 < download.busy_until_ns <= now_ns:
             download.busy_until_ns = now_ns + AGAIN_NS
             self._send(download)
@@ -288,10 +312,13 @@ class CatchUp:
         self._verifying[download.certified] = now_ns
         self._out.tell(self._out.host.verify_certificate, download.peer, download.certified)
 
-    def _fail(self, download: Download, points: int, reason: str, now_ns: int) -> None:
-        """Give a peer up for a while."""
-        if points:
-            self._out.blame(download.peer, points, reason)
+    def _accuse(self, download: Download, reason: str, now_ns: int) -> None:
+        """Blame a peer for what no honest one sends, and give it up."""
+        self._out.blame(download.peer, LIE, reason)
+        self._give_up(download, now_ns)
+
+    def _give_up(self, download: Download, now_ns: int) -> None:
+        """Ask a peer for nothing for a while."""
         self._doubt(self._sources[download.peer], now_ns)
         for each in list(self._downloads.values()):  # one failure is not several
             if each is download or (each.peer == download.peer and each.is_open):

@@ -18,7 +18,6 @@ from node.exchange.verified import Arrived
 from node.network.frames import FrameType
 
 LIE = 100  # points for what no honest peer does
-STALL = 5  # for what an overloaded one may do: it takes many to be worth a lie
 
 _REQUESTS = 2**32
 _P = ParamSpec("_P")
@@ -46,6 +45,11 @@ class ExchangeHost(Protocol):
         """The next block above the tip with its verified certificate, for one who has missed it.
 
         None: it is invalid, which agreement is to halt on. `want` will say the same of it.
+        """
+
+    def proven(self, certified: Certified) -> None:
+        """The next height above the tip is decided, and its block does not come: agreement may find
+        it where it was voted for.
         """
 
     def verify_certificate(self, peer: int, certified: Certified) -> None:

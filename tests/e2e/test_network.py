@@ -13,6 +13,7 @@ from tools.devnet.load import Load
 
 pytestmark = pytest.mark.timeout(240)
 ALL = range(4)
+PREVOTE = 2  # the metric `step`
 BLOCKS = {"pace_ms": 100, "empty_pace_s": 1}
 SEED = 5  # of the order in which nodes are killed
 # Of a load whose node dies or is cut off meanwhile.
@@ -41,6 +42,11 @@ def final_on(net: Devnet, *numbers: int) -> set[int]:
 def figures(net: Devnet, name: str) -> list[int]:
     """A metric of agreement on every node."""
     return [int(net.metrics(number, "consensus")[name]) for number in ALL]
+
+
+def figure(net: Devnet, number: int, name: str) -> int:
+    """A metric of agreement on one node."""
+    return int(net.metrics(number, "consensus")[name])
 
 
 def repetitions(net: Devnet, *numbers: int) -> None:
@@ -218,3 +224,30 @@ def test_halves_decide_nothing_and_three_quarters_do(proxied: Devnet) -> None:
         all_final(net, load)
     end(net)
     net.judge_payments()
+
+
+def test_nothing_is_signed_while_blocks_are_lacking(proxied: Devnet) -> None:
+    net = proxied
+    assert net.proxies is not None
+    net.kill(3)
+    net.send(300, 0, 1, 2, rate_per_s=100)
+    net.wait_height(18, 0)
+    # One peer that takes 1 s to answer and is asked for four blocks at once: many seconds for all.
+    net.part((1, 2), (3,))
+    for name in ("0>3", "3>0"):
+        net.proxies.delay(name, 500)
+    net.start(3)
+    wait_until(lambda: figure(net, 3, "behind"), what="it knows that it has missed blocks")
+    signer = net.metrics(3, "sign")
+    net.freeze(0)
+    # Of the height above its tip nobody says anything: it wants a round to itself, and a nil vote.
+    wait_until(lambda: figure(net, 3, "step") >= PREVOTE, what="it has something to sign")
+    loops = net.metrics(3, "sign")["loops"]
+    wait_until(lambda: net.metrics(3, "sign")["loops"] > loops + 1, what="a while")
+    assert figure(net, 3, "behind") == 1
+    assert net.metrics(3, "sign")["signatures"] == signer["signatures"]
+    net.thaw(0)
+    net.heal()
+    wait_until(lambda: net.metrics(3, "sign")["signatures"] > signer["signatures"], what="it votes")
+    net.wait_height(18, 3)
+    end(net, least=18)

@@ -75,6 +75,9 @@ class Taker:
     def decided(self, *what: Any) -> None:
         self.told.append(("decided", *what))
 
+    def proven(self, *what: Any) -> None:
+        self.told.append(("proven", *what))
+
 
 class Log:
     def warning(self, event: str, **_: object) -> None:
@@ -245,7 +248,12 @@ def test_block_exchange_speaks_to_net(host: Host) -> None:
 def test_block_exchange_speaks_to_agreement_and_back(host: Host) -> None:
     host.peers.judged(12, b"v", None)
     host.peers.decided(certified(12), None)
-    assert host.taker.told == [("judged", 12, b"v", None), ("decided", certified(12), None)]
+    host.peers.proven(certified(13))
+    assert host.taker.told == [
+        ("judged", 12, b"v", None),
+        ("decided", certified(12), None),
+        ("proven", certified(13)),
+    ]
     host.peers.want(12, b"v")
     host.peers.fetched(3, 4, [None])
     assert host.exchange.take() == [("want", 12, b"v"), ("fetched", 3, 4, [None])]

@@ -73,3 +73,20 @@ def test_what_is_left_of_a_decided_height_makes_room() -> None:
     assert asked == [PREVOTE, later]
     assert waiting.answered(PREVOTE) is None
     assert waiting.answered(later) == 5
+
+
+def test_nothing_is_asked_for_while_it_may_not_be_signed() -> None:
+    asked: list[Proposal | Vote] = []
+    behind = [True]
+    waiting = SignQueue(lambda frame: asked.append(decode_request(frame)), lambda: not behind[0])
+    waiting.add(PREVOTE, 10)
+    waiting.add(PRECOMMIT, 20)
+    waiting.ask(30)
+    waiting.restart(40)
+    assert (asked, waiting.asked_ns) == ([], None)
+    behind[0] = False
+    assert waiting.answered(PREVOTE) == 10  # by a predecessor's hand, and only that is given up
+    waiting.ask(50)
+    assert (asked, waiting.asked_ns) == ([PRECOMMIT], 50)
+    behind[0] = True  # what the signer has already is answered
+    assert waiting.answered(PRECOMMIT) == 20

@@ -20,6 +20,14 @@ class Stalling(Node):
         pass
 
 
+class HeadsOnly(Stalling):
+    """Gives a block's header and certificate, and none of its transactions."""
+
+    def send(self, peer: int, frame_type: FrameType, body: bytes) -> None:
+        if frame_type is FrameType.BLOCK:
+            self.world.transmit(self.number, peer, frame_type, body)
+
+
 class BadSignatures(Node):
     """Gives transactions whose signatures are broken."""
 
@@ -88,3 +96,19 @@ class Deaf(Node):
 
     def decided(self, certified: Certified, block: Block | None) -> None:
         self.__dict__.setdefault("told", []).append((certified, block))
+
+
+class Voting(Node):
+    """Has agreement: a certificate makes it look for the block where it was voted for."""
+
+    def proven(self, certified: Certified) -> None:
+        super().proven(certified)
+        certificate = certified.certificate
+        now_ns, unix_ms = self.world.now_ns, self.world.unix_ms()
+        assert certificate.value is not None
+        self.exchange.want(certificate.height, certificate.value, now_ns, unix_ms)
+
+    def judged(self, height: int, value: bytes, block: Block | None) -> None:
+        super().judged(height, value, block)
+        assert block is not None
+        self.commit(block, self.proofs[-1])

@@ -133,6 +133,7 @@ class Node:
         self.verdicts: dict[bytes, Block | None] = {}
         self.expected: dict[int, tuple[int, int]] = {}
         self.was_behind = False
+        self.proofs: list[Certified] = []
         self.frames: dict[FrameType, int] = {}
         self._wake_ns = -1
         self._verifier = BatchVerifier(NACL, chain.salt, genesis.dust_limit, MAX_ITEMS, TRAY_BYTES)
@@ -254,6 +255,10 @@ class Node:
         assert block is not None
         assert block.id(self.chain.salt) == certified.certificate.value
         self.commit(block, certified)
+
+    def proven(self, certified: Certified) -> None:
+        assert certified.certificate.height == self.store.tip.height + 1
+        self.proofs.append(certified)
 
     def verify_certificate(self, peer: int, certified: Certified) -> None:
         def deliver() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from exchange_liars import (
     Boasting,
     Deaf,
     Forgetful,
+    HeadsOnly,
     OtherTransactions,
     Stalling,
+    Voting,
     WrongBlocks,
 )
 from exchange_world import (
@@ -30,7 +33,7 @@ from exchange_world import (
 )
 
 from node.exchange import catchup
-from node.exchange.outbox import LIE, STALL
+from node.exchange.outbox import LIE
 from node.network.frames import FrameType
 
 LIARS = [BadSignatures, BadCertificates, WrongBlocks, OtherTransactions]
@@ -199,7 +202,7 @@ def test_a_boast_silences_nobody(worlds: list[World], chain: SmallChain, tmp_pat
     assert not honest.blamed  # it may have been cut off from those who told it
 
 
-def test_who_stalls_is_blamed_a_little(
+def test_who_stalls_is_asked_more_seldom_and_blamed_for_nothing(
     worlds: list[World], chain: SmallChain, tmp_path: Path
 ) -> None:
     world = make_world(worlds, chain, tmp_path, 12, Wire())
@@ -207,6 +210,97 @@ def test_who_stalls_is_blamed_a_little(
     for block, certified in grow(chain, world.random, 3):
         stalling.commit(block, certified)
     world.join()
-    world.run(lambda: bool(late.blamed), 10)
-    assert late.blamed == {stalling.number: STALL}
+    tags: set[int] = set()
+
+    def asked_anew(times: int) -> bool:
+        tags.update(late.expected)
+        return len(tags) >= times * 3
+
+    ends_ns = []
+    for times in (1, 2, 3, 4):
+        world.run(lambda times=times: asked_anew(times), 60)  # type: ignore[misc]
+        ends_ns.append(world.now_ns)
+    first, second, third = (after - before for before, after in pairwise(ends_ns))
+    assert first < second < third
+    assert late.blamed == {}
+    assert not late.exchange.behind  # for it has proved nothing
+
+
+def test_a_proven_decision_silences_until_it_is_here(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    world = make_world(worlds, chain, tmp_path, 13, Wire())
+    stalling, late, honest = world.add(HeadsOnly), world.add(), world.add()
+    for block, certified in grow(chain, world.random, 3):
+        stalling.commit(block, certified)
+        honest.commit(block, certified)
+    world.join((1, 2))
+    world.run(lambda: late.exchange.behind, 5)
+    began_ns = world.now_ns
+
+    def passed() -> bool:
+        assert late.exchange.behind
+        return world.now_ns - began_ns >= 4 * catchup.STALL_NS
+
+    world.run(passed, 30)
+    assert [each.certificate.height for each in late.proofs] == []  # others have more than a vote
+    world.join((2, 3))
+    world.run(lambda: late.store.tip.height == 3, 70)
     assert not late.exchange.behind
+    assert late.blamed == {}
+
+
+def test_between_two_answers_a_node_that_catches_up_stays_silent(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    world = make_world(worlds, chain, tmp_path, 15, Wire())
+    supplier, late = world.add(), world.add()
+    for block, certified in grow(chain, world.random, 4 * catchup.MAX_OF_A_PEER):
+        supplier.commit(block, certified)
+    world.join()
+    world.run(lambda: late.exchange.behind, 5)
+
+    def caught_up() -> bool:  # with only four certificates at a time
+        done = late.store.tip.height == supplier.store.tip.height
+        assert late.exchange.behind or done
+        return done
+
+    world.run(caught_up, 30)
+    assert not late.exchange.behind
+
+
+def test_a_boast_after_a_proof_silences_for_a_while(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    world = make_world(worlds, chain, tmp_path, 16, Wire())
+    world.add(Boasting)
+    honest, late = world.add(), world.add()
+    for block, certified in grow(chain, world.random, 3):
+        honest.commit(block, certified)
+    world.join()
+    world.run(lambda: late.store.tip.height == 3, 60)
+    began_ns = world.now_ns
+
+    def passed() -> bool:
+        passed_ns = world.now_ns - began_ns
+        assert not late.exchange.behind or passed_ns <= catchup.STALL_NS + 2 * catchup.TICK_NS
+        return passed_ns >= 30_000 * MS
+
+    world.run(passed, 40)
+
+
+def test_a_decision_that_one_liar_keeps_is_found_where_it_was_voted_for(
+    worlds: list[World], chain: SmallChain, tmp_path: Path
+) -> None:
+    world = make_world(worlds, chain, tmp_path, 14, Wire())
+    stalling, late, voter = world.add(HeadsOnly), world.add(Voting), world.add()
+    block = block_of_payments(chain, 5)
+    certified = decide(chain, block)
+    stalling.commit(block, certified)
+    voter.exchange.hold(block.id(chain.salt), block)  # which has not heard of the decision
+    world.join()
+    world.run(lambda: late.store.tip.height == 1, 20)
+    assert late.was_behind
+    assert not late.exchange.behind
+    assert late.proofs == [certified]
+    assert voter.store.tip.height == 0
