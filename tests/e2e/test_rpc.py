@@ -20,6 +20,7 @@ from running_node import RunningNode
 from node.address import encode_address
 from node.genesis import genesis_id
 from node.transaction import txid
+from pipeline.status import ask_logging
 from tools.ports import free_ports
 
 COUNT = 500
@@ -172,6 +173,21 @@ def test_a_payment_is_made_signed_and_sent(rpc: RpcClient, funds: Funds) -> None
     assert rpc.call("signrawtransactionwithkey", unknown, [bytes(key(4)).hex()], previous)[
         "complete"
     ]
+
+
+def test_levels_of_the_log_are_changed(node: RunningNode, rpc: RpcClient) -> None:
+    before = rpc.call("logging")
+    assert set(before.values()) == {"info"}
+    try:
+        changed = rpc.call("logging", {"verify": "warning", "rpc": "debug"})
+        assert changed == before | {"verify-0": "warning", "rpc": "debug"}
+        assert rpc.call("logging") == changed == ask_logging(node.datadir / "run")
+        # of several changes all are made or none
+        for wrong in ({"nobody": "info"}, {"net": "debug", "nobody": "info"}, {"net": "loud"}):
+            assert refusal(rpc, "logging", wrong) == -8
+        assert rpc.call("logging") == changed
+    finally:
+        assert rpc.call("logging", {"all": "info"}) == before
 
 
 def test_outputs_by_address(rpc: RpcClient, funds: Funds) -> None:
