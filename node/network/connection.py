@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections import deque
 from enum import Enum, auto
 from itertools import islice
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 
 GATHER_BUFFERS: Final = 64  # in one sendmsg; the kernel takes up to 1,024
 GATHER_BYTES: Final = 512 * 1024  # of one connection in one turn, then others have theirs
-KEEPALIVE_S: Final = 10
-KEEPALIVE_TRIES: Final = 3
+KEEPALIVE_S: Final = 10  # of silence, then the kernel asks
+KEEPALIVE_EVERY_S: Final = 5  # again
+KEEPALIVE_TRIES: Final = 3  # so who is dead is noticed after 25 s
+UNANSWERED_TRIES: Final = 2  # one may be under way
+
+# Of Linux' struct tcp_info: retransmits u8, probes u8 (since the last answer), last_ack_recv u32 ms
+_TCP_INFO: Final = struct.Struct("@xxBB52xI")
 
 _LATER: Final = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
 
@@ -141,6 +147,16 @@ class Connection:
                 return False
         return not queue
 
+    def unanswered_ms(self) -> int:
+        """How long the other kernel has answered nothing, although this one asks again and again.
+
+        0 when it answers or nothing is asked. A peer that is slow to read is not meant: its kernel
+        answers all the same.
+        """
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        retransmits, probes, silent_ms = _TCP_INFO.unpack(info)
+        return silent_ms if max(retransmits, probes) >= UNANSWERED_TRIES else 0
+
     @property
     def queued_buffers(self) -> int:
         """How many buffers wait to be sent."""
@@ -180,7 +196,7 @@ def prepare(sock: socket.socket) -> None:
     # Silence on a bulk lane says nothing, but the kernel there answers even when nobody reads.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
 
 

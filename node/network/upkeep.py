@@ -3,9 +3,11 @@
 The dispatch hands over the frames of these kinds, the hub calls `tick` when `deadline_ns` has come.
 It owns nothing but the time at which heights were last told; the rest lies in the peers.
 
-A peer is given up when its agreement lane was silent for `gone_after_ns` although it was pinged, or
-when it took no byte of what waits for it for `stall_ns`. Silence on a bulk lane means nothing: the
-peer may be holding it back, and so may this node.
+A peer is given up when its agreement lane was silent for `gone_after_ns` although it was pinged,
+when its kernel acknowledged nothing on one of the lanes for so long, or when it took no byte of
+what waits for it for `stall_ns`. Silence on a bulk lane means nothing: the peer may be holding it
+back, and so may this node. Its kernel answers even then; what asks it when nothing is sent is TCP's
+keepalive.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ TAKEN_ADDRESSES: Final = 256  # of one answer; what is beyond is ignored
 PONG_ROOM_BYTES: Final = 64 * 1024  # may wait before a PONG, or PINGs would fill the memory
 
 assert MAX_BODY_BYTES[FrameType.ADDRESSES] > GIVEN_ADDRESSES * (ADDRESS_MAX_CHARACTERS + 2) + 3
+
+NS_PER_MS: Final = 1_000_000
 
 _U64 = struct.Struct("<Q")
 _ADDRESSES = msgspec.msgpack.Decoder(list[str])
@@ -152,6 +156,10 @@ class Upkeep:
             self._gone(peer, f"silent for {(now_ns - lane.heard_ns) // NS_PER_S} s")
             return
         for connection in peer.connections():
+            dead_ms = connection.unanswered_ms()
+            if dead_ms * NS_PER_MS >= settings.gone_after_ns:
+                self._gone(peer, f"acknowledges nothing for {dead_ms // 1_000} s")
+                return
             stalled_ns = now_ns - connection.took_ns
             if connection.queued_bytes and stalled_ns >= settings.stall_ns:
                 self._gone(peer, f"takes nothing for {stalled_ns // NS_PER_S} s")

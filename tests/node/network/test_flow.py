@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import socket
 import struct
+import time
 from select import select
 
 import pytest
 from meeting import Meeting, Node, join, node_id, packed
 
+from node.network.connection import KEEPALIVE_EVERY_S, KEEPALIVE_S, KEEPALIVE_TRIES, Connection
 from node.network.frames import FrameType
 from node.network.reactor import FRAMES_PER_POLL, FRAMES_PER_TURN, STRANGERS
 from node.network.settings import LaneBudget, Rate
@@ -308,3 +312,47 @@ def test_a_quiet_hub_has_nothing_to_do(meeting: Meeting) -> None:
         assert deadline_ns is not None
         assert deadline_ns > meeting.now_ns() + 100_000_000
     assert meeting.turn() == 0
+
+
+def lanes(node: Node) -> list[Connection]:
+    """The agreement and the bulk lane of the only peer."""
+    return list(node.hub._board.peers.by_number[node.peer()].connections())
+
+
+def go_deaf(connection: Connection) -> None:
+    """Let no segment in any more, as when the path is gone: the kernel acknowledges nothing."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
+    program = struct.pack("@HP", 1, ctypes.addressof(drop_all))
+    attach_filter = 26  # SO_ATTACH_FILTER, which Python does not name
+    connection.socket.setsockopt(socket.SOL_SOCKET, attach_filter, program)
+
+
+def test_a_bulk_lane_that_dies_alone_is_noticed(meeting: Meeting) -> None:
+    a, b = joined(meeting, ping_after_ns=500_000_000, gone_after_ns=1_500_000_000)
+    go_deaf(lanes(b)[1])
+    assert a.hub.send(a.peer(), FrameType.TRANSACTIONS, BIG)
+    meeting.until(lambda: not a.here)
+    assert a.left[0][1].startswith("acknowledges nothing")
+    assert a.stats["silent"] == 1
+
+
+def test_a_bulk_lane_that_is_held_back_is_not_dead(meeting: Meeting) -> None:
+    a, b = joined(meeting, ping_after_ns=500_000_000, gone_after_ns=1_500_000_000)
+    b.hub.open_bulk(False)
+    while a.hub.send(a.peer(), FrameType.TRANSACTIONS, BIG):
+        meeting.turn()
+    assert a.stats["relay_dropped"]
+    end = time.monotonic() + 3
+    meeting.until(lambda: time.monotonic() > end)
+    assert a.here
+    assert b.here
+
+
+def test_a_dead_path_is_noticed_within_30_s_when_nothing_is_sent(meeting: Meeting) -> None:
+    a, b = joined(meeting)
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    for lane in lanes(a) + lanes(b):
+        assert lane.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        set_ = tuple(lane.socket.getsockopt(socket.IPPROTO_TCP, each) for each in options)
+        assert set_ == (KEEPALIVE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TRIES)
+    assert KEEPALIVE_S + KEEPALIVE_EVERY_S * KEEPALIVE_TRIES <= 30
