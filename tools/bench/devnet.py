@@ -13,7 +13,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -23,25 +23,27 @@ from typing import Any, Final
 from tools.bench import cold_block, raw
 from tools.bench.devnet_plan import (
     BLOCK_PATIENCE_S,
+    CATCH_UP_PACE_MS,
     FLOOD_TURNS,
     HALF_LOAD,
     MODEST_LOAD,
     OVERLOAD,
+    OVERLOAD_LIVES,
     DevnetScale,
     Subject,
     choose,
     figures,
     keys,
+    prefix,
 )
 from tools.bench.errors import BenchError, BenchFailed
-from tools.bench.figures import medians, number, targets
+from tools.bench.figures import FINALITY_PACE_MS, medians, number, targets
 from tools.bench.hostile import Hostile
 from tools.bench.load import check_report
 from tools.bench.machine import describe
 from tools.bench.nodes import clone
 from tools.bench.plan import BackendName
 from tools.bench.raw import Kind
-from tools.bench.subjects import FINALITY_PACE_MS
 from tools.devnet.chain import make_chain
 from tools.devnet.errors import DevnetError
 from tools.devnet.load import Load, shares
@@ -130,8 +132,8 @@ class DevnetBench:
         return self._home(nodes) / "chain"
 
     @contextmanager
-    def network(self, nodes: int, extra: Sections, away: Sequence[int] = ()) -> Iterator[Network]:
-        """A network on fresh copies, ready but for the nodes ``away``, which are not started.
+    def network(self, nodes: int, extra: Sections) -> Iterator[Network]:
+        """A network on fresh copies, ready.
 
         Raises BenchFailed if a node does not start, loses a process or does not end with 0.
         """
@@ -142,10 +144,8 @@ class DevnetBench:
             for node in network.nodes:
                 self._settle(node.place, [other.place for other in network.nodes], extra)
             with network:
-                started = [node for node in network.nodes if node.place.number not in away]
-                for node in started:
-                    node.start()
-                _wait_ready(started)
+                network.start()
+                _wait_ready(network.nodes)
                 yield network
                 check_lives(network)
                 if failures := network.stop():
@@ -153,6 +153,11 @@ class DevnetBench:
         finally:
             if not self._keep:
                 shutil.rmtree(run, ignore_errors=True)
+
+    def renew(self, network: Network, node: Node, extra: Sections) -> None:
+        """Put a fresh copy in the place of a node's data directory; it must not run."""
+        shutil.rmtree(node.place.root)
+        self._settle(node.place, [other.place for other in network.nodes], extra)
 
     @contextmanager
     def datadir(self, nodes: int) -> Iterator[Path]:
@@ -211,8 +216,9 @@ def run(
         rounds = [turns.round(turn) for turn in range(1, scale.rounds + 1)]
     finally:
         bench.clean()
-    declared = figures(scale.nodes, backend)
-    found_figures = medians([one["figures"] for one in rounds], declared)
+    declared = figures(scale.nodes, backend, scale.catch_up_blocks)
+    of_rounds = [one["figures"] for one in rounds]
+    found_figures = medians(of_rounds, declared) | pooled(of_rounds, prefix(scale.nodes))
     return DevnetOutcome(found_figures, found, rounds, scale, backend, missing)
 
 
@@ -276,7 +282,7 @@ class _Turns:
                 return rejoin(bench, HALF_LOAD * self._rate(Subject.FLAT_OUT))
             case Subject.CATCH_UP:
                 alone = self._rate(Subject.ALONE)
-                rate, detail = catch_up(bench, self._rate(Subject.FLAT_OUT))
+                rate, detail = catch_up(bench, HALF_LOAD * self._rate(Subject.FLAT_OUT))
                 return (rate, rate / alone), detail
             case Subject.COLD:
                 return cold(bench)
@@ -320,36 +326,50 @@ def finality(bench: DevnetBench, rate_per_s: float) -> tuple[tuple[float, float]
     return (median_ms, worst_ms), detail
 
 
-def overload(bench: DevnetBench, rate_per_s: float) -> tuple[tuple[float], dict[str, Any]]:
+def overload(bench: DevnetBench, rate_per_s: float) -> tuple[tuple[float, float], dict[str, Any]]:
     """Rounds that failed in a thousand blocks, at the node that counts most of them, while one
-    node is offered more than the network can take.
+    node is offered more than the network can take; and the blocks in which they were counted.
+
+    One network after the other sends all payments there are, until there are blocks enough.
     """
-    transactions = bench.scale.count(rate_per_s, bench.room)
     nodes = bench.scale.nodes
-    with bench.network(nodes, {}) as network:
-        parts = shares([network.nodes[0].place], transactions, rate_per_s)
-        before = [see(node) for node in network.nodes]
-        with Load(bench.chain(nodes), parts, "--allow-shedding", "--clients", "4") as load:
-            reports = believed(load)
-        after = [see(node) for node in network.nodes]
-    blocks = [new.blocks - old.blocks for old, new in zip(before, after, strict=True)]
-    failed = [new.rounds_failed - old.rounds_failed
-              for old, new in zip(before, after, strict=True)]  # fmt: skip
-    if not all(blocks):
-        raise BenchFailed(f"a node made no block while {nodes} nodes were overloaded: {blocks}")
-    per_1000 = max(1000.0 * f / b for f, b in zip(failed, blocks, strict=True))
+    blocks, failed = [0] * nodes, [0] * nodes
+    lives: list[dict[str, Any]] = []
+    while min(blocks) < bench.scale.overload_blocks and len(lives) < OVERLOAD_LIVES:
+        with bench.network(nodes, {}) as network:
+            parts = shares([network.nodes[0].place], bench.room, rate_per_s)
+            before = [see(node) for node in network.nodes]
+            with Load(bench.chain(nodes), parts, "--allow-shedding", "--clients", "4") as load:
+                lives.append(_loads(believed(load)))
+            after = [see(node) for node in network.nodes]
+        for each, (old, new) in enumerate(zip(before, after, strict=True)):
+            blocks[each] += new.blocks - old.blocks
+            failed[each] += new.rounds_failed - old.rounds_failed
+        if not all(blocks):
+            raise BenchFailed(f"a node made no block while {nodes} nodes were overloaded: {blocks}")
+    most, counted = max(zip(failed, blocks, strict=True), key=lambda each: each[0] / each[1])
     detail = {
-        **_loads(reports),
+        "lives": lives,
         "offered_per_s": round(rate_per_s, 1),
         "blocks": blocks,
         "rounds_failed": failed,
     }
-    return (per_1000,), detail
+    return (1000.0 * most / counted, counted), detail
+
+
+def pooled(rounds: Sequence[dict[str, float]], net: str) -> dict[str, float]:
+    """The failed rounds of all rounds together, of which a median would say 0; by key."""
+    rate, count = f"{net}.rounds_above_0_per_1000", f"{net}.overload_blocks"
+    measured = [(each[rate], each[count]) for each in rounds if rate in each]
+    if not measured:
+        return {}
+    blocks = sum(count for _, count in measured)
+    return {rate: round(sum(r * n for r, n in measured) / blocks, DIGITS), count: blocks}
 
 
 def rejoin(bench: DevnetBench, half_per_s: float) -> tuple[tuple[float], dict[str, Any]]:
-    """Seconds from the start of a node that was killed under load to the height of the others,
-    which go on meanwhile; one block below it counts, for that is under way.
+    """Seconds from the start of a node that was killed under load until it signs again at the
+    height of the others, which go on meanwhile; one block below it counts, for that is under way.
     """
     scale = bench.scale
     rate_per_s = scale.rejoin_per_s(half_per_s, bench.room)
@@ -363,7 +383,14 @@ def rejoin(bench: DevnetBench, half_per_s: float) -> tuple[tuple[float], dict[st
             time.sleep(scale.away_s)
             began_s = time.monotonic()
             victim.start()
-            while _height(victim) < (height := max(see(node).height for node in others)) - 1:
+            signed: int | None = None  # by the node when it was up to date
+            while True:
+                status = victim.status()
+                height = max(see(node).height for node in others)
+                if status is not None and _height(status) >= height - 1:
+                    if signed is not None and _signatures(status) > signed:
+                        break
+                    signed = _signatures(status) if signed is None else signed
                 _go_on(victim, began_s)
                 if load.done:
                     raise BenchFailed("the load was over before the node was back")
@@ -376,22 +403,33 @@ def rejoin(bench: DevnetBench, half_per_s: float) -> tuple[tuple[float], dict[st
         "away_s": scale.away_s,
         "killed_at_height": left_at,
         "back_at_height": height,
+        "signatures": _signatures(status),
     }
     return (took_s,), detail
 
 
-def catch_up(bench: DevnetBench, guess_per_s: float) -> tuple[float, dict[str, Any]]:
+def catch_up(bench: DevnetBench, half_per_s: float) -> tuple[float, dict[str, Any]]:
     """Payments committed per second by a node that begins at genesis while the others rest, from
-    when it is ready to their height.
+    when it is ready to their height, which is that of the scale at least.
+
+    It was there while the blocks were made, and lost all it had: with a validator away, every
+    fourth block waits for its proposal, and a thousand take minutes.
     """
     scale = bench.scale
-    transactions = scale.count(guess_per_s, bench.room)
-    with bench.network(scale.nodes, {}, away=[scale.nodes - 1]) as network:
+    rate_per_s = scale.catch_up_per_s(half_per_s, bench.room)
+    pace: Sections = {"block": {"pace_ms": CATCH_UP_PACE_MS}}
+    with bench.network(scale.nodes, pace) as network:
         *others, late = network.nodes
-        parts = shares([node.place for node in others], transactions, None)
-        limit = max(1, UNCONFIRMED // len(others))
-        with Load(bench.chain(scale.nodes), parts, "--max-unconfirmed", str(limit)) as load:
-            reports = believed(load)
+        parts = shares([node.place for node in others], bench.room, rate_per_s)
+        with Load(bench.chain(scale.nodes), parts) as load:
+            while see(others[0]).height < scale.catch_up_blocks:
+                if load.done:
+                    raise BenchFailed(f"{scale.catch_up_blocks:,} blocks took longer than the load")
+                time.sleep(LOOK_S)
+            load.stop()
+            reports = believed(load, whole=False)
+        late.kill()
+        bench.renew(network, late, pace)
         goal = max(see(node).height for node in others)
         late.start()
         _wait_ready([late])
@@ -403,6 +441,8 @@ def catch_up(bench: DevnetBench, guess_per_s: float) -> tuple[float, dict[str, A
     rate = (now.finalised - first.finalised) / took_s
     detail = {
         **_loads(reports),
+        "offered_per_s": round(rate_per_s, 1),
+        "pace_ms": CATCH_UP_PACE_MS,
         "blocks": now.height - first.height,
         "payments": now.finalised - first.finalised,
         "took_s": round(took_s, 3),
@@ -503,10 +543,16 @@ def _wait_ready(nodes: Sequence[Node]) -> None:
         raise BenchFailed(f"{error.cause}; --keep would keep its log") from None
 
 
-def _height(node: Node) -> int:
+def _height(status: Mapping[str, Any]) -> int:
     """A node's height, -1 while it starts."""
-    status = node.status()
-    return -1 if status is None or status["state"] != "running" else sight(status).height
+    return sight(status).height if status["state"] == "running" else -1
+
+
+def _signatures(status: Mapping[str, Any]) -> int:
+    """How often its signer has signed in this life."""
+    values = (one["values"] for each in status["metrics"].values() for one in each
+              if one["stage"] == "sign")  # fmt: skip
+    return sum(int(each.get("signatures", 0)) for each in values)
 
 
 def _go_on(node: Node, began_s: float) -> None:

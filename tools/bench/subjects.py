@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tools.bench import echo
+from tools.bench.figures import FINALITY_PACE_MS
 from tools.bench.load import LoadResult, run_load, verdict_latencies_ns
 from tools.bench.nodes import RunningNode
 from tools.bench.plan import BackendName, Scale, Subject, WorkloadNeed, size
@@ -24,7 +25,6 @@ from tools.bench.workloads import Workbench
 
 OVERLOAD = 1.1
 HALF_LOAD = 0.5
-FINALITY_PACE_MS = 100
 OVERLOAD_CLIENTS = 4  # 128 requests under way: the queue at the socket is always full
 BYTES_PER_MB = 1_000_000
 MS_PER_S = 1_000
