@@ -72,8 +72,12 @@ def test_a_round_works_on_a_copy_and_leaves_the_template_as_it_was(bench: Workbe
     assert measured.tx_per_s == pytest.approx(3_000 / measured.detail["elapsed_s"], rel=0.01)
     assert measured.figures["disk.block_bytes_per_tx"] > 214  # a transaction, and its block's share
     assert measured.figures["mem.pss_mb"] > 20
-    stages = {"net", "verify", "consensus", "sign", "rpc", "supervisor", "generator"}
-    assert all(measured.figures[f"{stage}.cpu_us_per_tx"] > 0 for stage in stages)
+    costs = {
+        stage: measured.figures[f"{stage}.cpu_us_per_tx"]
+        for stage in ("net", "verify", "consensus", "sign", "rpc", "supervisor", "generator")
+    }
+    assert min(costs.values()) >= 0  # the others may do nothing in so short a time
+    assert min(costs["net"], costs["verify"], costs["consensus"], costs["generator"]) > 0
 
 
 def test_a_wrong_verdict_ends_the_benchmark(bench: Workbench, tmp_path: Path) -> None:
