@@ -186,8 +186,13 @@ def mapped(pid: int) -> list[Segment]:
 
 def held(pid: int) -> set[Segment]:
     """The segments of memory that a process has descriptors of."""
-    files = [(each, os.readlink(each)) for each in Path(f"/proc/{pid}/fd").iterdir()]
-    return {(name.split()[0], each.stat().st_ino) for each, name in files if "/memfd:" in name}
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            name = os.readlink(each)
+            if "/memfd:" in name:
+                found.add((name.split()[0], each.stat().st_ino))
+    return found
 
 
 def holders(segments: set[Segment]) -> list[int]:
