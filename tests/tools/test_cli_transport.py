@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from damage import damaged_json
+from hypothesis import example, given, settings
 from rpc_server import COOKIE, RpcServer, serving
 
 from node.errors import UsageError
@@ -194,3 +196,24 @@ def test_wallets_lie_beside_the_data_directories(tmp_path: Path) -> None:
     for wrong in ("", ".hidden", "x" * 101):
         with pytest.raises(UsageError, match="no name for a wallet"):
             place.wallet(wrong)
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RpcServer, Access]]:
+    cookie = tmp_path_factory.mktemp("any-bytes") / ".cookie"
+    cookie.write_text(COOKIE)
+    with serving() as server:
+        yield server, Access("127.0.0.1", server.server_port, cookie, "start it")
+
+
+@settings(max_examples=100)
+@given(damaged_json(b'{"jsonrpc": "2.0", "result": {"a": [1.5, "x"]}, "error": null, "id": 1}'))
+@example(b'{"result": ' + b"[" * 5_000 + b"]" * 5_000 + b"}")
+def test_any_answer_is_one_or_is_no_nodes(telling: tuple[RpcServer, Access], data: bytes) -> None:
+    server, access = telling
+    server.body = data
+    try:
+        result = Client(access).call("some")
+    except (NoAnswer, Refused):
+        return
+    assert result in data

@@ -151,7 +151,7 @@ class Client:
             raise NoAnswer(f"the node at {access.where} has too much to do", "try again")
         try:
             decoded = msgspec.json.decode(answer, type=_Answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise NoAnswer(
                 f"what answers at {access.where} is no node (HTTP status {status})",
                 "correct the address",
