@@ -29,6 +29,7 @@ _VERSION = 1
 _HEADER = struct.Struct(f"<8sII{ID_BYTES}s{len(TOTALS)}QQ")
 _RECORD = struct.Struct(f"<{ID_BYTES}sQI")
 _CHECKSUM_BYTES = 32
+_LATEST_MS = 2**63 - 1  # the mempool keeps times as signed numbers of 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,8 @@ def _read(
         at += length
         if at > end or not _has_length_of_counts(raw):
             raise _Unusable(f"holds a record of {length} bytes that is no transaction")
+        if admitted_ms > _LATEST_MS:
+            raise _Unusable(f"holds a transaction that came at {admitted_ms} ms, which is no time")
         records.append((txid, raw, admitted_ms))
     if at != end:
         raise _Unusable("holds more bytes than records")

@@ -224,7 +224,9 @@ def damaged_file(draw: DrawFn, saved: Saved) -> bytes:
     for number, (txid, raw, admitted_ms) in enumerate(saved.records):
         if number == wrong:
             raw = draw(damaged(raw))
-        at = draw(st.just(admitted_ms) | st.integers(0, 2**64 - 1))
+        at = draw(
+            st.just(admitted_ms) | st.sampled_from([2**63 - 1, 2**63]) | st.integers(0, 2**64 - 1)
+        )
         body += struct.pack("<32sQI", txid, at, len(raw)) + raw
     totals = [draw(st.integers(0, 9) | st.integers(0, 2**64 - 1)) for _ in range(7)]
     head = struct.pack(

@@ -216,4 +216,4 @@ def test_any_answer_is_one_or_is_no_nodes(telling: tuple[RpcServer, Access], dat
         result = Client(access).call("some")
     except (NoAnswer, Refused):
         return
-    assert result in data
+    assert result in data or result == b"null"  # what is not there
