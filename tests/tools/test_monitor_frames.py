@@ -17,6 +17,7 @@ from tools.monitor.ink import (
     cell,
     clip,
     duration,
+    ending,
     fit,
     milliseconds,
     plain,
@@ -180,6 +181,15 @@ def test_what_is_cut_off_is_told() -> None:
     assert plain(clip(line, 14)) == "一 two three  "
     assert whole_words("one two three", 13) == "one two three"
     assert whole_words("one two three", 12) == "one two …"
+
+
+def test_of_a_long_name_the_end_is_shown() -> None:
+    assert ending("node-0/data", 11) == "node-0/data"
+    assert ending("/net/node-0/data", 11) == "…ode-0/data"
+    views = [replace(made_up(), name=f"/srv/a/long/way/down/node-{n}/data") for n in range(2)]
+    frame = trimmed(compose(views, Navigation(pane="nodes"), SMALL, UTC))
+    assert frame[0].split()[2].endswith("/node-0/data")
+    assert ["0/data" in frame[5], "1/data" in frame[6]] == [True, True]
 
 
 def test_a_meaning_is_left_out_rather_than_cut_to_a_word() -> None:

@@ -163,6 +163,19 @@ def test_where_agreement_is() -> None:
     assert agreed(height=7, step=99).step == "99"  # of a later version
 
 
+def test_a_stage_that_is_not_ready_says_nothing_of_agreement() -> None:
+    world = World()
+    world.values["vault", 0] |= {"height": 0, "validators": 1, "validators_voting": 1}
+    look = world.look()
+    processes = [
+        each | ({"state": "starting"} if each["name"] == "vault" else {})
+        for each in look.status["processes"]
+    ]
+    at = agreement(replace(look, status={**look.status, "processes": processes}))
+    assert (at.height, at.voting, at.validators) == (None, None, None)
+    assert (at.sync, at.well) == ("starting", False)
+
+
 def test_nobody_there_says_why_and_keeps_the_trends() -> None:
     world = World()
     memory = remembered(world.look(), world.absent("no node answers\x1b[2J"))

@@ -115,7 +115,8 @@ class Session:
             with suppress(KeyboardInterrupt):
                 network.start()
                 network.wait_ready()
-                say(f"{len(self._places)} nodes run; Ctrl-C stops them")
+                say(f"{len(self._places)} nodes run; Ctrl-C stops them. To watch them:")
+                say(f"time-monitor {' '.join(str(place.datadir) for place in self._places)}")
                 self._live(network)
             for failure in network.stop():
                 self._wrong = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tools.monitor.ink import UNKNOWN, Line, amount, cell
+from tools.monitor.ink import UNKNOWN, Line, cell, per_second
 from tools.monitor.rates import Shares
 from tools.monitor.view import Flow, NodeView, StageBox
 
@@ -81,7 +81,7 @@ def tray_line(view: NodeView) -> Line:
 def _box(lines: list[Line], box: StageBox, inside: int) -> None:
     name = box.name if box.count == 1 else f"{box.name} x{box.count}"
     short = box.ready < box.count
-    told = f"{box.ready} of {box.count} ready" if short else f"in {amount(box.in_per_s)}/s"
+    told = f"{box.ready} of {box.count} ready" if short else f"in {per_second(box.in_per_s)}"
     busy = UNKNOWN if box.shares is None else f"{box.shares.whole()[0]}%"
     manner = "bad" if short else "bold"
     title, _ = cell(f" {name} ", min(len(name) + 2, inside))
@@ -98,7 +98,7 @@ def _box(lines: list[Line], box: StageBox, inside: int) -> None:
 
 def _wire(lines: list[Line], flow: Flow | None, columns: int) -> None:
     name = "" if flow is None else f" {flow.link} "
-    rate = "" if flow is None else f"{amount(flow.items_per_s)}/s"
+    rate = "" if flow is None else per_second(flow.items_per_s)
     moving = bool(flow and flow.items_per_s)
     lines[0].append((" " * columns, ""))
     lines[1].append(
@@ -112,7 +112,7 @@ def _return(flow: Flow | None, inside: int, wire: int) -> Line:
     """Back from the sink to the intake, below the boxes."""
     start = inside // 2 + 1
     length = 2 * (inside + 4) + 2 * wire - 1
-    told = "" if flow is None else f" {flow.link} {amount(flow.items_per_s)}/s "
+    told = "" if flow is None else f" {flow.link} {per_second(flow.items_per_s)} "
     moving = bool(flow and flow.items_per_s)
     drawn = "╰◀" + told.center(length - 1, "─") + "╯"
     return [(" " * start, ""), (drawn, "busy" if moving else "dim")]
@@ -126,7 +126,7 @@ def _between(view: NodeView, source: StageBox, target: StageBox) -> Flow | None:
 
 
 def _link(flow: Flow) -> Line:
-    told = UNKNOWN if flow.items_per_s is None else f"{amount(flow.items_per_s)}/s"
+    told = per_second(flow.items_per_s)
     drawn = f" {flow.source} ─{flow.link}▶ {flow.target}"
     manner = "dim" if not flow.items_per_s else ""
     return [cell(drawn, LINK_COLUMNS - 11, manner), cell(told, 9, manner, right=True), ("  ", "")]

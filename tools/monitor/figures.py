@@ -37,6 +37,9 @@ VERDICT: Final = "verdict_"
 
 TRAYS: Final = "trays_"
 
+READY: Final = "ready"
+"""The state of a process that works."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -64,11 +67,27 @@ def keys_of(topology: Topology, role: Role) -> list[Key]:
 
 
 def gauge(look: Observation, name: str) -> int | None:
-    """A gauge by name, of the first stage that declares it; None if none does."""
-    for snapshot in look.snapshots.values():
-        if name in snapshot.values and not isinstance(snapshot.values[name], Mapping):
+    """A gauge by name, of the first stage that declares it and is ready; None if none is: what a
+    dead stage has left, or one that starts has not set yet, is no figure.
+    """
+    states = _states(look)
+    for key, snapshot in look.snapshots.items():
+        if states.get(key) == READY and _has(snapshot.values, name):
             return int(snapshot.values[name])
     return None
+
+
+def _has(values: Mapping[str, Any], name: str) -> bool:
+    return name in values and not isinstance(values[name], Mapping)
+
+
+def _states(look: Observation) -> dict[Key, str]:
+    """The state of the process of each stage."""
+    return {
+        (stage, index): process["state"]
+        for process in look.status.get("processes", ())
+        for stage, index in process["members"]
+    }
 
 
 def agreement(look: Observation) -> Agreement:
@@ -94,7 +113,11 @@ def _sync(look: Observation) -> tuple[str, bool]:
     height, best = gauge(look, "height"), gauge(look, "peers_height")
     voting, validators = gauge(look, "validators_voting"), gauge(look, "validators")
     if height is None:
-        return "not known", False
+        states = _states(look)
+        deciding = [
+            key for key, snapshot in look.snapshots.items() if _has(snapshot.values, "height")
+        ]
+        return next((states[key] for key in deciding if key in states), "not known"), False
     if gauge(look, "behind"):
         return f"{max(0, (best or 0) - height):,} behind", False
     if validators and voting is not None and 3 * voting <= 2 * validators:

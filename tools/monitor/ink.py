@@ -85,6 +85,15 @@ def cell(text: str, columns: int, manner: str = "", *, right: bool = False) -> P
     return (blank + text if right else text + blank, manner)
 
 
+def ending(text: str, columns: int) -> str:
+    """The end of a text that is too long, after an ellipsis: of paths it tells one from another."""
+    if cell_len(text) <= columns:
+        return text
+    while text and cell_len(text) > columns - 1:
+        text = text[1:]
+    return f"…{text}"
+
+
 def plain(line: Iterable[Piece]) -> str:
     """The text alone."""
     return "".join(text for text, _ in line)
@@ -103,6 +112,11 @@ def amount(value: float | None) -> str:
     if value < 9_999_500_000:
         return f"{value / 1e6:,.1f}M"
     return f"{value / 1e9:,.0f}G"
+
+
+def per_second(value: float | None) -> str:
+    """A rate with its unit, in at most 9 columns."""
+    return UNKNOWN if value is None else f"{amount(value)}/s"
 
 
 def milliseconds(value: float | None) -> str:

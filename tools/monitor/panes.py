@@ -19,6 +19,7 @@ from tools.monitor.ink import (
     amount,
     cell,
     duration,
+    ending,
     fit,
     milliseconds,
     sparkline,
@@ -49,7 +50,7 @@ SILENT_S: Final = 3.0
 """An older status is said to be old."""
 
 _NODE_FIGURES: Final = (
-    *(("height", 10), ("voting", 7), ("peers", 6), ("tx/s", 8), ("final ms", 10)),
+    *(("height", 10), ("voting", 7), ("peers", 6), ("tx/s", 8), ("final ms", 13)),
 )
 
 
@@ -128,18 +129,23 @@ def header(view: NodeView, state: Navigation, columns: int, place: str) -> list[
     where: Line = [
         (" timed ", "bold"),
         (f"{chain} " if (chain := view.about.get("chain")) else "", "title"),
-        (view.name, ""),
     ]
     mood: Line = [("PAUSED ", "warn")] if state.paused else []
     if view.absent is not None:
         mood += [("not running", "bad"), (f"  {place} ", "dim")]
-        return [spread(where, mood, columns)]
+        return [_named(where, view.name, mood, columns)]
     manner = STATE_MANNERS.get(view.state, "warn")
     if view.status_age_s > SILENT_S:
         mood.append((f"supervisor silent for {duration(view.status_age_s)}  ", "bad"))
     mood += [(view.state, manner), (f"  up {duration(view.uptime_s)}", ""), (f"  {place}", "dim")]
     mood.append((" ", ""))
-    return [spread(where, mood, columns), *_agreement(view, columns)]
+    return [_named(where, view.name, mood, columns), *_agreement(view, columns)]
+
+
+def _named(where: Line, name: str, mood: Line, columns: int) -> Line:
+    """The first line, with as much of the node's name as there is room for, from its end."""
+    room = columns - width(where) - width(mood) - 1
+    return spread([*where, (ending(name, room) if room > 1 else "", "")], mood, columns)
 
 
 def _agreement(view: NodeView, columns: int) -> list[Line]:
@@ -338,7 +344,8 @@ def nodes(views: Sequence[NodeView], state: Navigation, columns: int) -> list[Li
     lines[0] += [cell(title, size, "dim", right=True) for title, size in _NODE_FIGURES]
     for number, view in enumerate(views):
         mark = ">" if number == state.node else " "
-        name = cell(f" {mark} {view.name}", room, "bold" if mark == ">" else "")
+        shown = f" {mark} {ending(view.name, room - 4)}"
+        name = cell(shown, room, "bold" if mark == ">" else "")
         at = view.agreement
         if view.absent is not None or at is None:
             lines.append([name, cell("not running", 12, "bad"), (str(view.absent), "dim")])
