@@ -5,7 +5,7 @@
 are tried until none fires; each is one small method, and its comment names the paper's lines. Where
 the paper leaves off: blocks keep a pace and are seldom empty, bodies are durable before a precommit
 for them is signed, a re-proposal carries its polka, the stuck say again what they said, and lies
-are reported.
+are reported, those about heights decided lately, too.
 
 It owns nothing but its state: no clock, no randomness, no input or output; the same inputs give the
 same effects. What kills it: proof that more than a third of the power lies (`Halt`), after which
@@ -53,7 +53,7 @@ from node.consensus.messages import (
     VoteType,
 )
 from node.consensus.validators import ValidatorSet
-from node.consensus.votes import Heard, Tally
+from node.consensus.votes import PAST_HEIGHTS, Heard, Tally
 
 NO_ROUND = -1  # before round 0, and of what was never locked or valid
 
@@ -94,6 +94,7 @@ class Core:
         self.me = me
         self.n_validators = validators.n
         self.changes = 0  # grows with every input that changed the state
+        self._past: dict[int, Tally] = {}  # what was said at decided heights; for evidence only
         self._forget_height(0)
         self.step = Step.COMMIT  # nothing happens before `Started`
 
@@ -154,6 +155,8 @@ class Core:
         if height <= self.height:
             return
         self.changes += 1
+        self._past[self.height] = self._tally
+        self._past.pop(self.height - PAST_HEIGHTS, None)
         self._forget_height(height)
         self._set_timer(TimerKind.PACE, 0, self._timeouts.pace_ms)
         self._set_timer(TimerKind.RESEND, 0, self._timeouts.resend_ms)
@@ -360,6 +363,7 @@ class Core:
 
     def _hear_vote(self, vote: Vote) -> None:
         if vote.height != self.height:
+            self._compare_late(vote)
             self._help_behind(vote)
         elif 0 <= vote.validator < self.n_validators and vote.round >= 0:
             self._count(vote, certified=False)
@@ -389,6 +393,7 @@ class Core:
 
     def _hear_proposal(self, proposal: Proposal) -> None:
         if proposal.height != self.height:
+            self._compare_late(proposal)
             self._help_behind(proposal)
         elif self._may_be_made(proposal) and self._takes_polka(proposal):
             heard = self._tally.propose(proposal)
@@ -400,6 +405,22 @@ class Core:
                 self._effects.append(ReportMisbehaviour(first, proposal))
             if self.step is not Step.COMMIT and proposal.round <= self.round + 1:
                 self._request(proposal.value)
+
+    def _compare_late(self, message: Proposal | Vote) -> None:
+        """Report what contradicts what its sender said at a height that is decided.
+
+        No rule asks what was said there, so it changes no state, and the log does without it: after
+        a restart there is nothing to compare with.
+        """
+        past = self._past.get(message.height)
+        if past is None or not 0 <= message.validator < self.n_validators or message.round < 0:
+            return
+        if isinstance(message, Vote):
+            if past.add(message) is Heard.CONFLICT:
+                self._effects.append(ReportMisbehaviour(past.first(message), message))
+        elif self._may_be_made(message) and past.propose(message) is Heard.CONFLICT:
+            first = past.proposals(message.round)[0]
+            self._effects.append(ReportMisbehaviour(first, message))
 
     def _may_be_made(self, proposal: Proposal) -> bool:
         height, round_ = proposal.height, proposal.round

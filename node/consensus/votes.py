@@ -6,7 +6,7 @@ most two proposals per round; of a validator that does not keep to the rules, th
 evidence and does not count, unless a whole certificate holds it.
 
 What nobody can be held to is bounded: beyond the next round, two rounds per validator, the highest
-that it spoke in. It is dropped with its height.
+that it spoke in. It is dropped with its height, of which `PAST_HEIGHTS` are kept below the present.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from node.consensus.certificate import make_certificate
 from node.consensus.messages import Certificate, Proposal, Vote, VoteType
 from node.consensus.validators import ValidatorSet
 
+PAST_HEIGHTS = 2  # whose tallies are kept to find who contradicts himself after the decision
 FAR_ROUNDS = 2  # per validator, beyond the next round
 MOVES = 2  # of a validator's far rounds between two renewals, or it could fill the log
 PROPOSALS = 2  # per round: the one that counts, and the proof that there is another

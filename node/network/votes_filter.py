@@ -1,7 +1,7 @@
 """Keeps old, repeated and impossible votes of peers away from the verifiers.
 
 Messages of peers come in before anybody has looked at their signatures; what is worth a look goes
-on. It owns the memory of what each peer has said about the two heights that matter now, and the
+on. It owns the memory of what each peer has said about the few heights that matter now, and the
 fingerprints of what was accepted, both for some seconds only. A message is never dropped because of
 another one that differs in a single byte: a forged copy hides nothing.
 """
@@ -12,11 +12,13 @@ from enum import Enum, auto
 from typing import Final
 
 from node.consensus.messages import Certified, Input, Proposal, Vote
+from node.consensus.votes import PAST_HEIGHTS
 
 HEIGHTS_AHEAD: Final = 1  # of the one that is being decided: whoever is faster is one ahead
+HEIGHTS_BEHIND: Final = PAST_HEIGHTS  # a contradiction is one after the decision, too
 CERTIFICATES_AHEAD: Final = 64
 SAME_PLACE: Final = 4  # different messages of one peer about one validator, height, round and kind
-MAX_PLACES: Final = 8_192  # per peer, of both heights; a hundred validators need 300 a round
+MAX_PLACES: Final = 8_192  # per peer, of these heights; a hundred validators need 300 a round
 MAX_SEEN: Final = 16_384  # fingerprints
 
 
@@ -69,7 +71,10 @@ class VotesFilter:
                 return Worth.NONSENSE
         if not 0 <= message.validator < self._n_validators or not message.signature:
             return Worth.NONSENSE
-        if not 0 <= message.height - self._height <= HEIGHTS_AHEAD or fingerprint in self._seen:
+        ahead = message.height - self._height
+        if message.height < 1 or not -HEIGHTS_BEHIND <= ahead <= HEIGHTS_AHEAD:
+            return Worth.OLD
+        if fingerprint in self._seen:
             return Worth.OLD
         places = self._places.setdefault(peer, {})
         place = (message.height, message.round, kind, message.validator)

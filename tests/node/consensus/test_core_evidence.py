@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from cores import (
     A,
@@ -39,6 +41,7 @@ from node.consensus.messages import (
     TimerKind,
     Vote,
 )
+from node.consensus.votes import PAST_HEIGHTS
 
 
 @pytest.mark.parametrize("make", [prevote, precommit])
@@ -63,6 +66,30 @@ def test_lies_are_reported_after_the_decision_too() -> None:
     assert told.tell(precommit(1, None)) == [
         ReportMisbehaviour(precommit(1, A), precommit(1, None))
     ]
+
+
+@pytest.mark.parametrize("make", [prevote, precommit])
+@pytest.mark.parametrize("later", range(1, PAST_HEIGHTS + 2))
+def test_a_lie_about_a_height_decided_lately_is_reported_once_and_changes_nothing(
+    make: Callable[[int, bytes | None], Vote], later: int
+) -> None:
+    told = in_round_0()
+    told.tell(proposal(A), *body(A), *prevotes([1, 2, 3], A), *precommits([1, 2, 3], A))
+    told.tell(*(Committed(height) for height in range(1, 1 + later)))
+    changes = told.core.changes
+    effects = told.tell(make(1, None), make(1, B))
+    reported = [each for each in effects if isinstance(each, ReportMisbehaviour)]
+    lie = ReportMisbehaviour(make(1, A), make(1, None))
+    assert reported == ([lie] if later <= PAST_HEIGHTS else [])
+    assert told.core.changes == changes
+
+
+def test_a_second_proposal_for_a_height_decided_lately_is_reported() -> None:
+    told = in_round_0()
+    told.tell(proposal(A), *body(A), *precommits([1, 2, 3], A))
+    told.tell(Committed(1))
+    assert told.tell(proposal(B)) == [ReportMisbehaviour(proposal(A), proposal(B))]
+    assert told.tell(proposal(C)) == []
 
 
 def test_the_second_vote_of_a_certificate_is_reported_and_counts() -> None:

@@ -26,6 +26,7 @@ from node.consensus.messages import (
 from node.network.votes_filter import (
     CERTIFICATES_AHEAD,
     HEIGHTS_AHEAD,
+    HEIGHTS_BEHIND,
     MAX_PLACES,
     MAX_SEEN,
     SAME_PLACE,
@@ -66,13 +67,13 @@ def test_a_new_chain_begins_at_height_one() -> None:
     assert made.judge(HONEST, vote(1), 2) is Worth.NEW
 
 
-def test_only_votes_about_this_height_and_the_next_matter(votes: VotesFilter) -> None:
+def test_only_votes_about_this_height_and_its_neighbours_matter(votes: VotesFilter) -> None:
     worth = {
         height: votes.judge(HONEST, vote(height), height)
-        for height in range(HEIGHT - 3, HEIGHT + 4)
+        for height in range(HEIGHT - HEIGHTS_BEHIND - 3, HEIGHT + 4)
     }
     new = {height for height, each in worth.items() if each is Worth.NEW}
-    assert new == set(range(HEIGHT, HEIGHT + HEIGHTS_AHEAD + 1))
+    assert new == set(range(HEIGHT - HEIGHTS_BEHIND, HEIGHT + HEIGHTS_AHEAD + 1))
     assert set(worth.values()) == {Worth.NEW, Worth.OLD}  # nobody is to blame
 
 
@@ -152,7 +153,8 @@ def test_what_was_accepted_is_old_until_all_is_forgotten(votes: VotesFilter) -> 
 def test_a_commit_moves_the_heights(votes: VotesFilter) -> None:
     assert votes.accepted(7)
     votes.committed(HEIGHT)
-    assert votes.judge(HONEST, vote(HEIGHT), 1) is Worth.OLD
+    assert votes.judge(HONEST, vote(HEIGHT - HEIGHTS_BEHIND), 1) is Worth.OLD
+    assert votes.judge(HONEST, vote(HEIGHT), 1) is Worth.NEW
     assert votes.judge(HONEST, vote(HEIGHT + 1), 7) is Worth.NEW
     assert votes.judge(HONEST, vote(HEIGHT + 1 + HEIGHTS_AHEAD), 3) is Worth.NEW
 
