@@ -286,7 +286,7 @@ def written_by_us() -> Iterator[Path]:
             if path.is_file() and path.suffix in suffixes and "__pycache__" not in path.parts:
                 yield path
     for path in sorted(ROOT.glob("*")):
-        if path.is_file() and path.suffix in suffixes and path.name != ".git":
+        if path.is_file() and path.suffix in suffixes and path.name not in (".git", ".coverage"):
             yield path
 
 
