@@ -67,6 +67,15 @@ class TrayWorker(Stage):
     def reattached(self) -> None:
         """The segments are new: forget addresses of the old ones."""
 
+    def after_inputs(self, now_ns: int) -> None:
+        """Judge what came in the middle of the work and had to wait for this turn."""
+        if self._in_hand:
+            self._work()
+
+    def deadline_ns(self) -> int | None:
+        """Now, if something is in hand."""
+        return 0 if self._in_hand else None
+
     def attached(self, message: Attach) -> None:
         """Work for the new epoch; what is left of the old one is ignored."""
         self._attach()
@@ -93,15 +102,18 @@ class TrayWorker(Stage):
         self._done.send(pack_descriptor(*ready))
 
     def _handle_work(self) -> int:
-        """Judge what is in hand, the most urgent first, whenever it came."""
+        """Judge what is in hand, the most urgent first, whenever it came; but a turn ends, however
+        much comes meanwhile.
+        """
         handled = 0
         for _ in range(WORKER_CREDIT):
             self._take()
             if not self._in_hand:
                 break
             handled += self._work()
-        while self._in_hand:
-            handled += self._work()
+        for _ in range(len(self._in_hand)):
+            if self._in_hand:  # some of it may have been urgent, and gone first
+                handled += self._work()
         return handled
 
     def _take(self) -> None:

@@ -254,6 +254,25 @@ def test_a_tray_in_work_gives_way_to_urgent_ones_alone(
         assert bench.take(bench.done) == work[number]._replace(kind=Kind.DONE)
 
 
+def test_a_turn_ends_though_more_comes_whenever_it_gives_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop turns in between: one that stands still would be taken for stuck."""
+    trays = DIMS.trays
+    comes_in_bursts(monkeypatch, [1] * trays)
+    bench.worker.gives_way = True
+    bench.send(*(bench.fill(tray, BULK, b"%d" % tray) for tray in range(trays)))
+    assert 0 < bench.handle() < trays
+    judged = len(bench.worker.judged)
+    while len(bench.worker.judged) < trays:
+        assert bench.worker.deadline_ns() == 0
+        bench.worker.after_inputs(0)
+        assert len(bench.worker.judged) == judged + 1
+        judged += 1
+    assert bench.worker.deadline_ns() is None
+    assert sorted(bench.order) == [b"%d" % tray for tray in range(trays)]
+
+
 def test_nothing_urgent_leaves_the_tray_in_work_alone(bench: Bench) -> None:
     bench.worker.gives_way = True
     bench.send(bench.fill(0, BULK, b"bulk"))
