@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 _SWEEP_ROWS = 4096  # below this, dead rows are not worth a sweep
+_LOOKED_AT = 16_384  # rows in one call of `numbered`: some microseconds
 
 # One entry as eviction sees it: (rate, -sequence, txid). The smallest is the worst.
 Candidate = tuple[int, int, bytes]
@@ -148,6 +149,25 @@ class FeeOrder:
             self._live_rows()
         ].tolist()
         return times
+
+    @property
+    def next_sequence(self) -> int:
+        """The number of the next entry."""
+        return self._next_sequence
+
+    def numbered(self, first: int, end: int, at_most: int) -> tuple[list[tuple[int, bytes]], int]:
+        """Return number and id of live entries numbered from ``first`` to below ``end``, ascending,
+        and the number that was looked up to: a call looks at some thousands, and finds ``at_most``.
+        """
+        start, stop = self._row(first), self._row(end)
+        if stop - start > _LOOKED_AT:
+            stop = start + _LOOKED_AT
+            end = self._sequences[stop]
+        alive = np.frombuffer(self._alive, np.uint8, stop)[start:]
+        rows: list[int] = (np.flatnonzero(alive)[: at_most + 1] + start).tolist()
+        if len(rows) > at_most:
+            end = self._sequences[rows.pop()]
+        return [(self._sequences[row], self._ids[row]) for row in rows], end
 
     def arrived_until(self, time_ms: int, at_most: int) -> list[bytes]:
         """Return ids of entries that arrived at ``time_ms`` or before, in pool order."""

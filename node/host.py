@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from node.agreement import NS_PER_MS, Agreement
+from node.announce_again import AnnounceAgain
 from node.block import Block, reward_txid
 from node.block_limit import BlockLimit
 from node.candidates import Candidates
@@ -76,6 +77,7 @@ HOST_METRICS = (
     Metric("peers_height", Kind.GAUGE, "blocks", "The highest height that a peer tells of"),
     Metric("blocks", Kind.COUNTER, "blocks", "Blocks committed"),
     Metric("rounds_failed", Kind.COUNTER, "rounds", "Rounds that ended without a decision"),
+    Metric("announced_again", Kind.COUNTER, "items", "Pending for long, told to all peers again"),
     Metric("signatures_refused", Kind.COUNTER, "messages", "Own messages refused by the signer"),
     Metric("misbehaviour", Kind.COUNTER, "cases", "Double votes and proposals seen"),
     *CONFIRMATION_METRICS,
@@ -157,6 +159,7 @@ class NodeHost:
             ask_signer,
             confirm=self._confirmation.holds,
         )
+        self._again = AnnounceAgain(mempool, self.peers.announce)
         ensure_directory(Path(settings.evidence_path))
         evidence = Directory(Path(settings.evidence_path))
         self._evidence = EvidenceBook(evidence, settings.genesis_id, self.peers.say_all, log)
@@ -216,8 +219,11 @@ class NodeHost:
         return None if asked_ns is None else asked_ns + SIGNING_NS
 
     def housekeeping(self) -> None:
-        """Publish where agreement is."""
+        """Announce what waits for long, publish where agreement is."""
         writer = self._metrics
+        heard = bool(self.peers.heights) and not self.peers.behind
+        announced = self._again.turn(time.monotonic_ns(), heard=heard)
+        writer.add(writer["announced_again"], announced)
         writer.set(writer["height"], self._store.tip.height)
         writer.set(writer["validators"], len(self._validators))
         writer.set(writer["validators_voting"], self._heard_lately(time.monotonic_ns()))

@@ -154,6 +154,19 @@ class Mempool:
         """Return ids of pending transactions in order of arrival, from a place on."""
         return list(islice(self._pool.entries, start, start + count))
 
+    @property
+    def next_number(self) -> int:
+        """The number that the next admitted transaction gets."""
+        return self._pool.next_number
+
+    def numbered(
+        self, first: int, end: int, at_most: int, most_bytes: int
+    ) -> tuple[list[bytes], int]:
+        """Return what is pending of the transactions admitted under these numbers, in order, and up
+        to which number that is; the last one may exceed ``most_bytes``, and work is bounded.
+        """
+        return self._pool.numbered(first, end, at_most, most_bytes)
+
     def held(self, txid: bytes) -> Held | None:
         """Return what is known of a pending transaction."""
         pool = self._pool

@@ -110,6 +110,10 @@ class PeerHost:
         """Send a message of agreement to every peer."""
         self._link.say_all(message)
 
+    def announce(self, transactions: bytes) -> None:
+        """Send a TRANSACTIONS frame to every peer."""
+        self._link.broadcast(FrameType.TRANSACTIONS, transactions)
+
     def committed(self, height: int) -> None:
         """The store's tip is this height now."""
         self._exchange.committed(height, time.monotonic_ns())

@@ -450,6 +450,27 @@ class Pool:
             fees += fee
         return Selection(txids, raws, fees)
 
+    @property
+    def next_number(self) -> int:
+        """The number that the next entry gets; they ascend with the order of arrival."""
+        return self._order.next_sequence
+
+    def numbered(
+        self, first: int, end: int, at_most: int, most_bytes: int
+    ) -> tuple[list[bytes], int]:
+        """Return the bytes of entries numbered from ``first`` to below ``end``, in order, and up to
+        which number these are all; ``most_bytes`` may be exceeded by the last of them.
+        """
+        found, reached = self._order.numbered(first, end, at_most)
+        raws: list[bytes] = []
+        size_bytes = 0
+        for number, txid in found:
+            if size_bytes >= most_bytes:
+                return raws, number
+            raws.append(self.entries[txid][RAW])
+            size_bytes += len(raws[-1])
+        return raws, reached
+
     def arrivals_of_ms(self, txids: Iterable[bytes]) -> list[int]:
         """Return the arrival times of those entries that are in the pool."""
         entries, order = self.entries, self._order

@@ -226,6 +226,24 @@ def test_halves_decide_nothing_and_three_quarters_do(proxied: Devnet) -> None:
     net.judge_payments()
 
 
+def test_what_one_node_was_paid_alone_outlives_it(proxied: Devnet) -> None:
+    net = proxied
+    assert net.proxies is not None
+    net.part(*[(number,) for number in ALL])
+    wait_until(lambda: {net.metrics(n, "net")["peers"] for n in ALL} == {0}, what="all are alone")
+    with net.load(150, 3):  # and nobody waits until they are final
+        wait_until(lambda: figure(net, 3, "mempool_items") == 150, what="they are admitted")
+    net.proxies.heal("0>3", "3>0")  # two are no quorum, and nobody proposes what is not heard of
+    wait_until(lambda: figure(net, 0, "mempool_items") == 150, what="the other one has heard")
+    assert figure(net, 3, "announced_again") >= 150
+    net.kill(3)
+    net.heal()
+    wait_until(lambda: final_on(net, 0, 1, 2) == {150}, what="everything is final everywhere")
+    net.start(3)
+    wait_until(lambda: net.height(3) >= net.height(0), what="it is up to date")
+    end(net)
+
+
 def test_nothing_is_signed_while_blocks_are_lacking(proxied: Devnet) -> None:
     net = proxied
     assert net.proxies is not None
