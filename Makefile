@@ -1,4 +1,4 @@
-# make demo   sets everything up in .venv, runs a node under load for 15 seconds, and says what happened
+# make demo   sets everything up in .venv, runs four nodes under load for 15 seconds, and says what came of it
 # make test   sets everything up in .venv, then style, types and all tests
 # make sim    simulates networks with faults for 20 minutes (MINUTES=n, or SEEDS=n networks)
 # make sim-replay SEED=n   shows what happens in one of them
