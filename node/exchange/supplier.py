@@ -10,9 +10,9 @@ ones. What kills it: a block file that is damaged.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from node.block import Block
+from node.block import Block, BlockHeader
 from node.exchange.messages import (
     BUSY,
     decode_get_block,
@@ -55,6 +55,17 @@ class BodyReader(Protocol):
     """The block files, as far as they are read for peers."""
 
     def read(self, location: BodyLocation, /) -> Block: ...
+    def read_body(self, location: BodyLocation, /) -> tuple[BlockHeader, list[bytes]]: ...
+
+
+class _Kept(NamedTuple):
+    """A committed block at hand; its ids only if they were known or asked for: working them out
+    is a hash each, in the process that votes.
+    """
+
+    header: BlockHeader
+    transactions: list[bytes]
+    txids: list[bytes] | None
 
 
 class Budget:
@@ -91,7 +102,7 @@ class Supplier:
         self._limit = limit  # transactions in a block
         self._candidates: dict[bytes, Block] = {}
         self._awaited: dict[int, list[bytes]] = {}  # candidates that peers asked for in vain
-        self._recent: dict[bytes, tuple[Block, int]] = {}  # with its size, last used last
+        self._recent: dict[bytes, tuple[_Kept, int]] = {}  # with its size, last used last
         self._recent_bytes = 0
         self._budgets: dict[int, Budget] = {}
         self._total = Budget(TOTAL_BYTES_PER_S, TOTAL_BURST_BYTES, 0)
@@ -104,7 +115,7 @@ class Supplier:
         for peer, values in self._awaited.items():
             if value in values:
                 values.remove(value)
-                self._budgets[peer].spend(self._send_compact(peer, block))
+                self._budgets[peer].spend(self._send_compact(peer, block.header, block.txids))
 
     def committed(self, value: bytes) -> None:
         """A block was committed: the others of its height are of no use any more."""
@@ -112,7 +123,7 @@ class Supplier:
         self._candidates.clear()
         self._awaited.clear()
         if block is not None:
-            self._keep(value, block)
+            self._keep(value, _Kept(block.header, block.transactions, block.txids))
 
     def candidate(self, value: bytes) -> Block | None:
         """Return a proposed block that is kept."""
@@ -152,19 +163,20 @@ class Supplier:
         if not may:
             return 0
         block = self._candidates.get(value)
-        read = 0
-        if block is None and 0 < height <= tip_height and self._store.block_id(height) == value:
-            block, read = self._committed(height)
-        if block is None:
-            if height == tip_height + 1:
-                values = self._awaited.setdefault(peer, [])
-                if value not in values:
-                    self._awaited[peer] = [*values, value][-MAX_AWAITED:]
-            return 0
-        return read + self._send_compact(peer, block)
+        if block is not None:
+            return self._send_compact(peer, block.header, block.txids)
+        if 0 < height <= tip_height and self._store.block_id(height) == value:
+            kept, read = self._committed(height, with_ids=True)
+            assert kept.txids is not None
+            return read + self._send_compact(peer, kept.header, kept.txids)
+        if height == tip_height + 1:
+            values = self._awaited.setdefault(peer, [])
+            if value not in values:
+                self._awaited[peer] = [*values, value][-MAX_AWAITED:]
+        return 0
 
-    def _send_compact(self, peer: int, block: Block) -> int:
-        compact = encode_compact(block.header.encode(), block.txids)
+    def _send_compact(self, peer: int, header: BlockHeader, txids: list[bytes]) -> int:
+        compact = encode_compact(header.encode(), txids)
         if len(compact) <= MAX_BODY_BYTES[FrameType.COMPACT]:
             self._out.send(peer, FrameType.COMPACT, compact)
         return len(compact)
@@ -174,7 +186,7 @@ class Supplier:
         if not may:
             self._refuse(peer, request, BUSY)
             return 0
-        block = self._candidates.get(value)
+        block: Block | _Kept | None = self._candidates.get(value)
         if block is None and value in self._recent:
             block = self._recent[value][0]
         if block is None or positions[-1] >= len(block.transactions):
@@ -220,23 +232,28 @@ class Supplier:
 
     # -- blocks at hand --------------------------------------------------------------------------
 
-    def _committed(self, height: int) -> tuple[Block, int]:
+    def _committed(self, height: int, *, with_ids: bool = False) -> tuple[_Kept, int]:
         """A committed block, and how many bytes had to be read for it."""
         value = self._store.block_id(height)
         known = self._recent.pop(value, None)
         if known is not None:
             self._recent[value] = known
-            return known[0], 0
+            if known[0].txids is not None or not with_ids:
+                return known[0], 0
         location = self._store.block_location(height)
-        block = self._bodies.read(location)
-        self._keep(value, block)
-        return block, location.length
+        if with_ids:
+            block = self._bodies.read(location)
+            kept = _Kept(block.header, block.transactions, block.txids)
+        else:
+            kept = _Kept(*self._bodies.read_body(location), None)
+        self._keep(value, kept)
+        return kept, location.length
 
-    def _keep(self, value: bytes, block: Block) -> None:
-        size_bytes = KEPT_BYTES * (1 + len(block.txids)) + sum(map(len, block.transactions))
-        if value not in self._recent:
-            self._recent[value] = (block, size_bytes)
-            self._recent_bytes += size_bytes
+    def _keep(self, value: bytes, kept: _Kept) -> None:
+        raws = kept.transactions
+        size_bytes = KEPT_BYTES * (1 + len(raws)) + sum(map(len, raws))
+        self._recent_bytes += size_bytes - self._recent.pop(value, (None, 0))[1]
+        self._recent[value] = (kept, size_bytes)
         while self._recent_bytes > MAX_RECENT_BYTES and len(self._recent) > 1:
             _, dropped_bytes = self._recent.pop(next(iter(self._recent)))
             self._recent_bytes -= dropped_bytes

@@ -180,13 +180,21 @@ class BlockFiles:
 
         Raises StoreDamaged when the record does not check, naming file, offset and remedy.
         """
+        header, transactions = self.read_body(location)
+        return Block(header, transactions, [self._hasher.txid(raw) for raw in transactions])
+
+    def read_body(self, location: BodyLocation) -> tuple[BlockHeader, list[bytes]]:
+        """Return header and transactions of the block at a location, without working out ids.
+
+        Raises what `read` raises.
+        """
         payload = self._payload(location)
         header = BlockHeader.decode(payload[:BLOCK_HEADER_BYTES])
         try:
             transactions = split_transactions(payload[BLOCK_HEADER_BYTES:], header.n_transactions)
         except BlockFormatError as error:
             raise self._damaged(location.file, location.offset, str(error)) from error
-        return Block(header, transactions, [self._hasher.txid(raw) for raw in transactions])
+        return header, transactions
 
     def read_header(self, location: BodyLocation) -> BlockHeader:
         """Return the header of the block at a location, after checking the whole record."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,6 +41,7 @@ from node.exchange.verified import Arrived
 from node.genesis import validator_set
 from node.network.frames import FrameType
 from node.params import MAX_TX_BYTES
+from node.storage.blockfile import BodyLocation
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +231,40 @@ def test_committed_blocks_at_hand_are_bounded(
     kinds = [frame_type for frame_type, _ in quiet.sent]
     assert kinds.count(FrameType.BLOCK) == kinds.count(FrameType.COMPACT) == 11
     assert len(exchange._supplier._recent) <= 3
+
+
+def test_a_cold_block_is_given_without_its_ids_being_worked_out(
+    quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, world, store = quiet.exchange, quiet.world, quiet.store
+    assert not exchange._supplier._recent
+    read: list[str] = []
+    for name in ("read", "read_body"):
+        reader = getattr(quiet.bodies, name)
+
+        def noted(location: BodyLocation, name: str = name, reader: Any = reader) -> Any:
+            read.append(name)
+            return reader(location)
+
+        monkeypatch.setattr(quiet.bodies, name, noted)
+    get_block = (FrameType.GET_BLOCK, encode_get_block(1, 1, 0))
+    get_compact = (FrameType.GET_COMPACT, encode_get_compact(1, store.block_id(1)))
+    for kind, body, reads in (
+        (*get_block, ["read_body"]),
+        (*get_block, []),
+        (*get_compact, ["read", "read_body"]),  # one by way of the other
+        (*get_compact, []),
+        (*get_block, []),
+    ):
+        exchange.heard(2, kind, body, world.now_ns)
+        assert read == reads
+        read.clear()
+    header, transactions = quiet.bodies.read_body(store.block_location(1))
+    compact = next(body for kind, body in quiet.sent if kind is FrameType.COMPACT)
+    txids = [quiet.chain.hasher.txid(raw) for raw in transactions]
+    assert compact == encode_compact(header.encode(), txids)
+    ((_, size_bytes),) = exchange._supplier._recent.values()
+    assert exchange._supplier._recent_bytes == size_bytes
 
 
 def test_certificates_are_given(quiet: Quiet) -> None:
