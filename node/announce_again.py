@@ -22,7 +22,7 @@ PAUSES_NS: Final = (2 * _S, 6 * _S, 24 * _S, 96 * _S, 384 * _S)
 """From admission to the first time, from that to the second, and so on. The first is several paces:
 under a load that the network can carry, next to nothing waits for so long."""
 
-AT_ONCE: Final = 200  # transactions in one turn, of which there are two a second
+AT_ONCE: Final = 100  # transactions in one turn, of which there are two a second
 AT_ONCE_BYTES: Final = 64 * 1024  # of them, and the one that exceeds it
 MARK_NS: Final = _S  # how exactly pauses are kept; bounds what is kept to one mark a second
 
