@@ -60,7 +60,6 @@ ANSWERS: Final = frozenset({FrameType.BLOCK, FrameType.NOT_FOUND})
 LIMITED: Final = {
     FrameType.COMPACT: MAX_ANNOUNCED,
     FrameType.GET_COMPACT: MAX_QUESTIONS,
-    FrameType.GET_CERTIFIED: MAX_QUESTIONS,
     FrameType.GET_TRANSACTIONS: MAX_QUESTIONS,
     FrameType.GET_BLOCK: MAX_QUESTIONS,
 }
@@ -299,8 +298,6 @@ class Peering:
                 self._take_transactions(peer, body)
             elif kind is FrameType.AGREEMENT:
                 self._take_messages(peer.number, unpack_messages(body))
-            elif kind is FrameType.CERTIFIED:
-                self._take_messages(peer.number, [bytes(body)])
             elif kind is FrameType.PART:
                 self._take_part(peer.number, body)
             elif not self._is_wanted(peer, kind, body):

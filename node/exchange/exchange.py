@@ -45,7 +45,6 @@ _QUESTIONS = (
     FrameType.GET_COMPACT,
     FrameType.GET_TRANSACTIONS,
     FrameType.GET_BLOCK,
-    FrameType.GET_CERTIFIED,
 )
 
 

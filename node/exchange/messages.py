@@ -11,7 +11,6 @@ the process with the sockets may import this. It owns nothing.
     BLOCK             request u32, header[128], certificate (`node.consensus.wire`, a Certified)
     PART              request u32, first u32, count u16, lengths u16[count], transactions
     NOT_FOUND         request u32, first u32
-    GET_CERTIFIED     height u64
     STATUS            height u64
 
 An answer to GET_TRANSACTIONS is PARTs, whose `first` counts the positions of the request; one to
@@ -214,12 +213,12 @@ def decode_not_found(body: bytes) -> NotFound:
 
 
 def encode_height(height: int) -> bytes:
-    """Return a STATUS or a GET_CERTIFIED."""
+    """Return a STATUS."""
     return _HEIGHT.pack(height)
 
 
 def decode_height(body: bytes) -> int:
-    """Return the height in a STATUS or a GET_CERTIFIED."""
+    """Return the height in a STATUS."""
     (height,) = _exactly(_HEIGHT, body)
     return int(height)
 

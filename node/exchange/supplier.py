@@ -18,7 +18,6 @@ from node.exchange.messages import (
     decode_get_block,
     decode_get_compact,
     decode_get_transactions,
-    decode_height,
     encode_block,
     encode_compact,
     encode_not_found,
@@ -148,8 +147,6 @@ class Supplier:
                 spent += self._give_transactions(peer, body, may)
             case FrameType.GET_BLOCK:
                 spent += self._give_block(peer, body, tip_height, may)
-            case FrameType.GET_CERTIFIED:
-                spent += self._give_certificate(peer, body, may)
             case _:
                 raise AssertionError(f"frame type {frame_type} is no question")
         if may:
@@ -210,14 +207,6 @@ class Supplier:
             self._out.send(peer, FrameType.BLOCK, head)
             cost += len(head)
         return cost + self._send_parts(peer, request, block.transactions, first)
-
-    def _give_certificate(self, peer: int, body: bytes, may: bool) -> int:
-        height = decode_height(body)
-        certificate = self._store.certificate(height) if may else None
-        if certificate is None:
-            return 0
-        self._out.send(peer, FrameType.CERTIFIED, certificate)
-        return len(certificate)
 
     def _send_parts(self, peer: int, request: int, raws: list[bytes], first: int) -> int:
         parts, end = parts_of(request, raws, first)

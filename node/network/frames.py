@@ -46,8 +46,6 @@ class FrameType(IntEnum):
     AGREEMENT = 16
     COMPACT = 17
     GET_COMPACT = 18
-    CERTIFIED = 19
-    GET_CERTIFIED = 20
     NEIGHBOURS = 21
     TRANSACTIONS = 32
     GET_TRANSACTIONS = 33
@@ -70,8 +68,6 @@ MAX_BODY_BYTES: Final = {
     FrameType.AGREEMENT: 256 * 1024,
     FrameType.COMPACT: 2 * 1024 * 1024,
     FrameType.GET_COMPACT: 40,
-    FrameType.CERTIFIED: 128 * 1024,
-    FrameType.GET_CERTIFIED: 8,
     FrameType.NEIGHBOURS: 16 * 1024,
     FrameType.TRANSACTIONS: 256 * 1024,
     FrameType.GET_TRANSACTIONS: 256 * 1024,
@@ -90,8 +86,6 @@ LANE_OF: Final = {
     FrameType.AGREEMENT: Lane.AGREEMENT,
     FrameType.COMPACT: Lane.AGREEMENT,
     FrameType.GET_COMPACT: Lane.AGREEMENT,
-    FrameType.CERTIFIED: Lane.AGREEMENT,
-    FrameType.GET_CERTIFIED: Lane.AGREEMENT,
     FrameType.NEIGHBOURS: Lane.AGREEMENT,
     FrameType.TRANSACTIONS: Lane.BULK,
     FrameType.GET_TRANSACTIONS: Lane.BULK,

@@ -450,7 +450,7 @@ def test_votes_go_to_the_verifiers_first_of_all_and_on_but_not_back(net: Net) ->
 
 
 def test_a_certificate_may_come_alone(net: Net) -> None:
-    net.say(2, FrameType.CERTIFIED, certified())
+    net.votes(2, certified())
     offer = net.intake.take()
     assert (offer.items, offer.priority) == ([certified()], URGENT)
     offer.answer(GOOD)
@@ -481,7 +481,7 @@ def test_a_forged_message_is_its_senders_fault_and_hides_no_true_one(net: Net) -
 
 
 def test_a_certificate_that_is_none_is_its_senders_fault(net: Net) -> None:
-    net.say(1, FrameType.CERTIFIED, certified(signatures=1))
+    net.votes(1, certified(signatures=1))
     net.intake.take().answer(Verdict.BAD_REQUEST)
     assert [each[:2] for each in net.hub.blamed] == [(1, 100)]
 
@@ -543,8 +543,7 @@ def test_many_great_certificates_fit_their_frames(net: Net) -> None:
         (FrameType.AGREEMENT, pack_messages([encode(Started(1))])),
         (FrameType.AGREEMENT, pack_messages([vote(4)])),  # there are four
         (FrameType.AGREEMENT, pack_messages([vote(), vote()[:-1]])),
-        (FrameType.CERTIFIED, b""),
-        (FrameType.CERTIFIED, b"\xc1"),
+        (FrameType.AGREEMENT, pack_messages([b"\xc1"])),
         (FrameType.PART, b"\0"),
         (FrameType.NEIGHBOURS, b"\0"),
     ],
@@ -562,7 +561,7 @@ def test_a_lie_is_blamed_and_nothing_comes_of_it(net: Net, kind: FrameType, body
 @given(
     kind=st.sampled_from(
         [
-            *(FrameType.TRANSACTIONS, FrameType.AGREEMENT, FrameType.CERTIFIED, FrameType.PART),
+            *(FrameType.TRANSACTIONS, FrameType.AGREEMENT, FrameType.PART),
             *(FrameType.COMPACT, FrameType.BLOCK, FrameType.NOT_FOUND, FrameType.NEIGHBOURS),
         ]
     ),

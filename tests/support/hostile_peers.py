@@ -53,7 +53,7 @@ PAYMENTS_PER_FRAME = 100
 HUGE = (0, 2**31 - 1, 2**32 - 1, MAX_BODY_BYTES[FrameType.COMPACT] + 2)
 
 _HEAD = struct.Struct("<IB")
-_UNSOLICITED = (FrameType.AGREEMENT, FrameType.COMPACT, FrameType.CERTIFIED, FrameType.TRANSACTIONS)
+_UNSOLICITED = (FrameType.AGREEMENT, FrameType.COMPACT, FrameType.TRANSACTIONS)
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,6 @@ class Villain:
             FrameType.PING: bytes(8),
             FrameType.STATUS: encode_height(3),
             FrameType.GET_COMPACT: encode_get_compact(1, bytes(ID_BYTES)),
-            FrameType.GET_CERTIFIED: encode_height(1),
             FrameType.GET_BLOCK: encode_get_block(1, 1, 0),
             FrameType.ADDRESSES_WANTED: b"",
         }
@@ -431,7 +430,6 @@ _AGREEMENT_FLOOD = (
     FrameType.PING,
     FrameType.STATUS,
     FrameType.GET_COMPACT,
-    FrameType.GET_CERTIFIED,
 )
 _BULK_FLOOD = (FrameType.PING, FrameType.GET_BLOCK, FrameType.ADDRESSES_WANTED)
 _ANY_TYPE = (*map(int, FrameType), 99, 255)

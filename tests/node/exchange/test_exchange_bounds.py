@@ -100,7 +100,6 @@ def plausible(node: Quiet, block: Block, random_: random.Random) -> tuple[int, b
             ),
             (FrameType.NOT_FOUND, encode_not_found(random_.choice(tags), random_.choice((0, 5)))),
             (FrameType.STATUS, encode_height(random_.choice((0, 3, 2**64 - 1)))),
-            (FrameType.GET_CERTIFIED, encode_height(random_.choice((0, 1, 2, 2**64 - 1)))),
         ]
     )
     what = random_.randrange(4)
@@ -267,17 +266,9 @@ def test_a_cold_block_is_given_without_its_ids_being_worked_out(
     assert exchange._supplier._recent_bytes == size_bytes
 
 
-def test_certificates_are_given(quiet: Quiet) -> None:
-    exchange, world = quiet.exchange, quiet.world
-    for height in (0, 1, 2):
-        exchange.heard(2, FrameType.GET_CERTIFIED, encode_height(height), world.now_ns)
-    certified = [body for kind, body in quiet.sent if kind is FrameType.CERTIFIED]
-    assert certified == [quiet.store.certificate(1)]
-
-
 def test_strangers_are_not_heard(quiet: Quiet) -> None:
     quiet.sent.clear()
-    quiet.exchange.heard(77, FrameType.GET_CERTIFIED, encode_height(1), quiet.world.now_ns)
+    quiet.exchange.heard(77, FrameType.GET_BLOCK, encode_get_block(1, 1, 0), quiet.world.now_ns)
     quiet.exchange.peer_gone(77, quiet.world.now_ns)
     assert not quiet.sent
 

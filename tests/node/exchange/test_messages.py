@@ -61,7 +61,7 @@ def test_small_messages(
         (FrameType.GET_COMPACT, encode_get_compact(height, block_id)),
         (FrameType.GET_BLOCK, encode_get_block(request, height, first)),
         (FrameType.NOT_FOUND, encode_not_found(request, first)),
-        (FrameType.GET_CERTIFIED, encode_height(height)),
+        (FrameType.STATUS, encode_height(height)),
     ):
         assert len(body) <= MAX_BODY_BYTES[kind]
 
