@@ -496,8 +496,8 @@ def test_what_killed_verifiers_is_nobodys_fault(net: Net) -> None:
 def test_old_votes_are_not_looked_at(net: Net) -> None:
     net.order(link.Height(EPOCH, 5, False))
     assert net.hub.height == 5
-    net.votes(1, vote(height=3), vote(height=4), vote(height=6), vote(height=8))
-    assert net.intake.take().items == [vote(height=4), vote(height=6)]
+    net.votes(1, vote(height=5), vote(height=6), vote(height=8))
+    assert net.intake.take().items == [vote(height=6)]
     assert net.hub.blamed == []
 
 

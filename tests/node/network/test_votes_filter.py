@@ -73,8 +73,28 @@ def test_only_votes_about_this_height_and_its_neighbours_matter(votes: VotesFilt
         for height in range(HEIGHT - HEIGHTS_BEHIND - 3, HEIGHT + 4)
     }
     new = {height for height, each in worth.items() if each is Worth.NEW}
-    assert new == set(range(HEIGHT - HEIGHTS_BEHIND, HEIGHT + HEIGHTS_AHEAD + 1))
+    assert new == set(range(HEIGHT, HEIGHT + HEIGHTS_AHEAD + 1))
     assert set(worth.values()) == {Worth.NEW, Worth.OLD}  # nobody is to blame
+
+
+def test_of_a_decided_height_only_a_contradiction_matters(votes: VotesFilter) -> None:
+    assert votes.judge(HONEST, vote(), 1) is Worth.NEW
+    for decided in range(HEIGHTS_BEHIND):
+        votes.committed(HEIGHT + decided)
+        votes.forget()
+        assert votes.judge(LIAR, vote(), 1) is Worth.OLD  # the same again
+        assert votes.judge(LIAR, vote(validator=1), 2) is Worth.OLD  # nothing to compare with
+        assert votes.judge(LIAR, vote(value=None), 3) is Worth.NEW
+    votes.committed(HEIGHT + HEIGHTS_BEHIND)
+    assert votes.judge(LIAR, vote(value=None), 3) is Worth.OLD
+
+
+def test_what_is_remembered_of_decided_heights_is_bounded(votes: VotesFilter) -> None:
+    for round_ in range(MAX_PLACES + 10):
+        votes.judge(round_ % 3, vote(round_=round_), round_)
+    votes.committed(HEIGHT)
+    late = [votes.judge(9, vote(round_=round_), -1) for round_ in range(MAX_PLACES + 10)]
+    assert late == [Worth.NEW] * MAX_PLACES + [Worth.OLD] * 10
 
 
 def test_certificates_matter_from_this_height_on(votes: VotesFilter) -> None:
@@ -153,8 +173,7 @@ def test_what_was_accepted_is_old_until_all_is_forgotten(votes: VotesFilter) -> 
 def test_a_commit_moves_the_heights(votes: VotesFilter) -> None:
     assert votes.accepted(7)
     votes.committed(HEIGHT)
-    assert votes.judge(HONEST, vote(HEIGHT - HEIGHTS_BEHIND), 1) is Worth.OLD
-    assert votes.judge(HONEST, vote(HEIGHT), 1) is Worth.NEW
+    assert votes.judge(HONEST, vote(HEIGHT), 1) is Worth.OLD
     assert votes.judge(HONEST, vote(HEIGHT + 1), 7) is Worth.NEW
     assert votes.judge(HONEST, vote(HEIGHT + 1 + HEIGHTS_AHEAD), 3) is Worth.NEW
 
