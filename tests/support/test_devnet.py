@@ -55,6 +55,7 @@ def test_a_node_is_loaded_stopped_and_its_value_is_conserved(alone: Devnet) -> N
 
 def test_signatures_are_compared_and_accusations_found(alone: Devnet) -> None:
     alone.start()
+    alone.send(50)  # without any, a block is long in coming
     alone.wait_height(1)
     alone.stop()
     assert alone.judge_signatures() >= 1
