@@ -32,11 +32,16 @@ HALF_LOAD: Final = 0.5
 OVERLOAD_LIVES: Final = 4
 """So many networks are overloaded one after the other in a round until there are blocks enough."""
 
-CATCH_UP_PACE_MS: Final = 10
-"""Of the blocks that are caught up with: a thousand of them take no longer than a minute or two."""
+CATCH_UP_PACE_MS: Final = 100
+"""Of the blocks that are caught up with: a thousand of them take two minutes or three."""
 
-CATCH_UP_LOAD_S: Final = 150.0
+CATCH_UP_LOAD_S: Final = 200.0
 """How long the load lasts at the most in which they are made."""
+
+CATCH_UP_ROOM: Final = 1 / 3
+"""Of what payments are prepared for each second of the others: about half of what four nodes take,
+so that those blocks are no emptier than a network's at half load.
+"""
 
 MODEST_LOAD: Final = 0.1
 """Of what the network can take, while hostile peers work on a node: what room is left is theirs."""
@@ -104,9 +109,11 @@ class DevnetScale:
 
     def room(self, backend: BackendName) -> int:
         """Payments to prepare: what the greatest load could send."""
-        per_s = ROOM_PER_S[backend] * OVERLOAD
-        most = math.ceil(self.seconds * per_s) if not self.quick else 0
-        return max(4 * self.least, most)
+        if self.quick:
+            return 4 * self.least
+        per_s = ROOM_PER_S[backend]
+        catch_up = CATCH_UP_LOAD_S * CATCH_UP_ROOM * per_s
+        return max(4 * self.least, math.ceil(self.seconds * OVERLOAD * per_s), math.ceil(catch_up))
 
     def guess_per_s(self, subject: Subject, backend: BackendName) -> float:
         """What to expect of a load flat out that was not measured yet."""
