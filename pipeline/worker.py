@@ -89,6 +89,7 @@ class TrayWorker(Stage):
 
     def _attach(self) -> None:
         context = self._context
+        self._in_hand.clear()  # of another epoch: its slots are gone
         self._input = InputSlots(context.segments["input"].view, context.dims)
         own = context.segments[f"verdict-{context.index}"]
         self._verdicts = VerdictSlots(own.view, context.dims)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from pipeline.control import Attach
 from pipeline.custody import WORKER_CREDIT
 from pipeline.descriptor import Descriptor, Kind, pack_descriptor, unpack_descriptor
 from pipeline.layout import TrayLayout
@@ -271,6 +272,21 @@ def test_a_turn_ends_though_more_comes_whenever_it_gives_way(
         judged += 1
     assert bench.worker.deadline_ns() is None
     assert sorted(bench.order) == [b"%d" % tray for tray in range(trays)]
+
+
+def test_what_is_in_hand_of_another_epoch_is_dropped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comes_in_bursts(monkeypatch, [1] * DIMS.trays)
+    bench.worker.gives_way = True
+    bench.send(*(bench.fill(tray, BULK, b"%d" % tray) for tray in range(DIMS.trays)))
+    bench.handle()
+    judged = len(bench.worker.judged)
+    assert bench.worker.deadline_ns() == 0
+    bench.worker.attached(Attach(EPOCH + 1, ()))
+    assert bench.worker.deadline_ns() is None
+    bench.worker.after_inputs(0)
+    assert len(bench.worker.judged) == judged
 
 
 def test_nothing_urgent_leaves_the_tray_in_work_alone(bench: Bench) -> None:
