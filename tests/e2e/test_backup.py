@@ -68,6 +68,10 @@ def test_a_validator_from_a_backup_is_silent_and_then_signs(net: Devnet, tmp_pat
     net.start(RESTORED)
     wait_until(lambda: metric("sign", "signatures") > 0, what="it signs again")
     assert metric("consensus", "height") >= stopped + 2  # decided by the others
+    words = [
+        str(each.get("text")) for each in net.events(RESTORED) if each["event"] == "stage_says"
+    ]
+    assert "no record of what was signed" in words[-1]
 
 
 @pytest.mark.parametrize(
